@@ -1,0 +1,102 @@
+"""Read a published dataset."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline import storage, versions
+from pipeline.config import ConfigError
+from pipeline.elements import shard_file
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+class Dataset(NamedTuple):
+    """A complete version: its folder and its manifest."""
+
+    folder: str
+    manifest: dict[str, Any]
+
+    def statistics(self) -> dict[str, Any]:
+        """The content of ``statistics.json``, see ``pipeline.summary.make_statistics``."""
+        return json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
+
+    def shards(self, split: str) -> list[str]:
+        """Names of the shards of a split.
+
+        Raises:
+            ConfigError: if there is no such split.
+        """
+        if split not in self.manifest["splits"]:
+            raise ConfigError(
+                f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest['splits'])}"
+            )
+        return [s["shard"] for s in self.manifest["shards"] if s["shard"].partition("-")[0] == split]
+
+
+def open_dataset(path: str, version: str | None = None) -> Dataset:
+    """Opens the latest version, a named one, or, where ``path`` is the folder of a version, that one.
+
+    Raises:
+        ConfigError: if there is no complete version.
+    """
+    path = path.rstrip("/")
+    if version is None and (manifest := versions.read_manifest(path)):
+        return Dataset(path, manifest)
+    name = version or versions.latest(path)
+    if name is None:
+        raise ConfigError(
+            f"{path}: no published dataset here (neither LATEST nor manifest.json); run patchbeam build first"
+        )
+    folder = versions.folder_of(path, name)
+    manifest = versions.read_manifest(folder)
+    if manifest is None:
+        raise ConfigError(f"{folder}: no complete version (manifest.json is missing)")
+    return Dataset(folder, manifest)
+
+
+def load(dataset: str, split: str, version: str | None = None) -> tf.data.Dataset:
+    """The patches of a split as a ``tf.data.Dataset`` of dictionaries.
+
+    Args:
+        dataset: the output folder of a build; its latest version is read, or the one named ``version``.
+        split: for example ``train``.
+        version: name of a version, to pin it.
+
+    Returns:
+        Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row``, ``col``
+        (int64), ``key``, ``image_id``, ``label``, ``group`` and ``dtype`` (strings), in the order of the shards.
+
+    Raises:
+        ConfigError: if there is no such dataset or split.
+    """
+    import tensorflow as tf
+
+    found = open_dataset(dataset, version)
+    config = found.manifest["config"]
+    shape = [*config["patch"]["size"], config["input"]["channels"]]
+    decode = _decoder(config["output"]["encoding"], tf.dtypes.as_dtype(config["input"]["dtype"]), shape)
+    text = {
+        name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "dtype", "key", "image_id", "label", "group")
+    }
+    numbers = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("level", "row", "col")}
+    features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
+
+    def parse(data):
+        example = tf.io.parse_single_example(data, features)
+        return example | {"image": decode(example["image"])}
+
+    files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]
+    return tf.data.TFRecordDataset(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _decoder(encoding: str, dtype: tf.DType, shape: list[int]):
+    import tensorflow as tf
+
+    if encoding == "raw":
+        return lambda data: tf.reshape(tf.io.decode_raw(data, dtype, little_endian=True), shape)
+    if encoding == "png":
+        return lambda data: tf.ensure_shape(tf.io.decode_png(data, dtype=dtype), shape)
+    return lambda data: tf.ensure_shape(tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"), shape)

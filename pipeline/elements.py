@@ -1,0 +1,205 @@
+"""What flows between the stages, why something is rejected, and the digest that decides everything.
+
+All elements are small immutable values; pixels are never among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, NamedTuple
+
+from transforms.grid import Box
+
+# The version of what a build writes. It enters every plan digest: code that would write other bytes for the same
+# plan has to change it, so that finished shards of older code are not taken for its own.
+FORMAT = 1
+
+Reason = Literal[
+    "empty_file",  # no bytes
+    "unknown_format",  # no reader knows the first bytes
+    "corrupt_header",  # size, layout or type of the pixels cannot be read
+    "corrupt_data",  # the header is fine, but these pixels do not decode
+    "unsupported_mode",  # a pixel type, colour space or layout that no reader takes
+    "format_mismatch",  # not the channels or the dtype that the configuration asks for
+    "too_large",  # cannot be decoded in parts, and not whole within the memory limit
+    "too_small",  # smaller than one patch, and edge is not pad
+    "no_such_level",  # fewer pyramid levels than asked for
+    "no_name",  # the regular expression for label or group does not match
+    "io_error",  # the storage did not deliver
+    "changed",  # not the image any more that was planned
+]
+
+# Another try may end differently, so a shard that met one of these is never reused.
+PASSING: frozenset[str] = frozenset({"io_error", "changed"})
+
+
+class Unreadable(Exception):
+    """An image or a part of it cannot be used; becomes a :class:`Rejected`."""
+
+    def __init__(self, reason: Reason, message: str):
+        super().__init__(reason, message)
+        self.reason: Reason = reason
+        self.message = message
+
+
+class ImageRef(NamedTuple):
+    """An image that was found.
+
+    Attributes:
+        image_id: path below the root of the input, with ``/``; the identity of the image on every machine.
+        uri: where it is.
+        fingerprint: changes when the file is replaced (size and time of modification).
+    """
+
+    image_id: str
+    uri: str
+    fingerprint: str
+
+
+class ImageInfo(NamedTuple):
+    """An image whose header was read; sizes are those of the level that is cut.
+
+    Attributes:
+        block_height, block_width: pixels that decode together, the whole image where it has no random access.
+        split, label, group: names; ``label`` may be empty.
+    """
+
+    image_id: str
+    uri: str
+    fingerprint: str
+    height: int
+    width: int
+    block_height: int
+    block_width: int
+    split: str
+    label: str
+    group: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the image can only be decoded whole: where one part is bad, all of it is."""
+        return (self.block_height, self.block_width) == (self.height, self.width)
+
+
+class Region(NamedTuple):
+    """A block-aligned rectangle of an image that goes into one shard as a whole.
+
+    ``row, col, height, width`` is the rectangle; its patches are those whose first pixel lies in it.
+    """
+
+    image: ImageInfo
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def area(self) -> Box:
+        """The rectangle."""
+        return Box(*self[1:])
+
+
+class ShardPlan(NamedTuple):
+    """Everything that decides the bytes of a shard, beside the configuration."""
+
+    split: str
+    index: int
+    of: int
+    regions: tuple[Region, ...]
+
+    @property
+    def name(self) -> str:
+        """``train-00003-of-00016``."""
+        return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
+
+    def digest(self, content_digest: str) -> str:
+        """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out."""
+        regions = [(*r.image._replace(uri=""), *r.area) for r in self.regions]
+        return hashlib.sha256(repr((FORMAT, content_digest, self[:3], regions)).encode()).hexdigest()
+
+
+class Rejected(NamedTuple):
+    """A part of the input that did not make it into the dataset.
+
+    Attributes:
+        stage: ``inspect`` (whole images) or ``read`` (windows).
+        patches: patches that are missing because of it; 0 where the grid is not known.
+        row, col, height, width: the pixels of the window that could not be used; -1 for whole images.
+    """
+
+    stage: str
+    reason: str
+    message: str
+    image_id: str
+    level: int
+    row: int = -1
+    col: int = -1
+    height: int = -1
+    width: int = -1
+    patches: int = 0
+
+
+class ShardResult(NamedTuple):
+    """The receipt of a finished shard.
+
+    Attributes:
+        plan: digest of the plan that it was written for.
+        shard: its name, ``train-00000-of-00004``.
+        records, bytes, sha256: of the TFRecord file.
+        index_bytes, index_sha256: of its part of the index.
+        images: image id -> patches planned, written, rejected here.
+        labels: label -> patches.
+        rejected: what could not be read.
+        moments: of the pixels written, see ``transforms.moments.to_json``.
+    """
+
+    plan: str
+    shard: str
+    records: int
+    bytes: int
+    sha256: str
+    index_bytes: int
+    index_sha256: str
+    images: dict[str, tuple[int, int, int]]
+    labels: dict[str, int]
+    rejected: tuple[Rejected, ...]
+    moments: dict[str, str]
+
+    @property
+    def split(self) -> str:
+        """The split that the shard belongs to."""
+        return self.shard.partition("-")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return self._asdict() | {"rejected": [row._asdict() for row in self.rejected]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ShardResult:
+        """Inverse of :meth:`to_json`."""
+        return cls(**values | {"rejected": tuple(Rejected(**row) for row in values["rejected"])})
+
+
+def digest(*parts: Any) -> int:
+    """A 64-bit number that depends on ``parts`` (strings and integers) alone, on every machine and in every process.
+
+    >>> digest(0, "slides/a.svs", 4096) == digest(0, "slides/a.svs", 4096)
+    True
+    """
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
+
+
+def shard_file(shard: str) -> str:
+    """File name of a shard, as TensorFlow Datasets expects it: ``train-00000-of-00002`` is its name."""
+    split, _, numbers = shard.partition("-")
+    return f"patches-{split}.tfrecord-{numbers}"
+
+
+def index_file(shard: str) -> str:
+    """Path of the shard's part of the index, below the version."""
+    return f"index/{shard}.parquet"
+
+
+def receipt_file(shard: str) -> str:
+    """Path of the shard's receipt, below the version."""
+    return f"receipts/{shard}.json"

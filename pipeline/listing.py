@@ -1,0 +1,101 @@
+"""Which images there are: globs become one sorted table of image references, the input of the run and its record."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import itertools
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from pipeline import storage
+from pipeline.config import ConfigError, Input
+from pipeline.elements import ImageRef
+
+_BATCH = 10_000
+
+
+class Listing(NamedTuple):
+    """The images of a build.
+
+    Attributes:
+        table: Parquet with the columns of :class:`ImageRef`, in the order of the ids.
+        images: number of rows.
+        digest: changes with any id or fingerprint; the same wherever the images lie.
+    """
+
+    table: bytes
+    images: int
+    digest: str
+
+
+def list_images(config: Input) -> Iterator[ImageRef]:
+    """The images that the patterns find, each once, in the order of the parts of their ids.
+
+    Raises:
+        ConfigError: if a pattern finds nothing, or an image lies outside ``config.root``.
+    """
+    patterns = [_normal(pattern) for pattern in config.images]
+    root = _normal(config.root) if config.root else _common([storage.static_root(p) for p in patterns])
+    streams = [_matches(pattern, given, root) for pattern, given in zip(patterns, config.images)]
+    merged = heapq.merge(*streams, key=lambda ref: ref.image_id.split("/"))
+    return (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
+
+
+def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:
+    prefix = "" if root == "." else "/" if root == "/" else root + "/"
+    found = None
+    for found in storage.glob(pattern):
+        if not found.uri.startswith(prefix):
+            raise ConfigError(f"input.root: {root!r} does not contain {found.uri}; choose a folder above all images")
+        yield ImageRef(found.uri[len(prefix) :], found.uri, found.fingerprint)
+    if not found:
+        raise ConfigError(f"input.images: {given!r} matches no file; ** stands for any number of folders, * for a name")
+
+
+def check_inputs(config: Input) -> None:
+    """Fails at once for a local pattern that finds nothing; URIs are looked at when the run starts.
+
+    Raises:
+        ConfigError: as :func:`list_images` does.
+    """
+    for pattern in config.images:
+        if storage.is_local(pattern):
+            next(list_images(config.model_copy(update={"images": (pattern,)})))
+
+
+def _normal(path: str) -> str:
+    return posixpath.normpath(path) if storage.is_local(path) else path.rstrip("/")
+
+
+def _common(folders: list[str]) -> str:
+    parts = [folder.split("/") for folder in folders]
+    common = [same[0] for same in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts))]
+    return "/".join(common) or ("/" if folders[0].startswith("/") else ".")
+
+
+def make_listing(refs: Iterable[ImageRef]) -> Listing:
+    """Writes the table, in batches."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(field, pa.string()) for field in ImageRef._fields])
+    out, digest, images = io.BytesIO(), hashlib.sha256(), 0
+    refs = iter(refs)
+    with pq.ParquetWriter(out, schema) as writer:
+        while batch := list(itertools.islice(refs, _BATCH)):
+            writer.write_table(pa.Table.from_arrays([pa.array(column) for column in zip(*batch)], schema=schema))
+            digest.update("".join(f"{ref.image_id}\0{ref.fingerprint}\n" for ref in batch).encode())
+            images += len(batch)
+    return Listing(out.getvalue(), images, digest.hexdigest())
+
+
+def read_listing(uri: str) -> Iterator[ImageRef]:
+    """The rows of a table that :func:`make_listing` wrote."""
+    import pyarrow.parquet as pq
+
+    with storage.open_read(uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH):
+            yield from (ImageRef(**row) for row in batch.to_pylist())

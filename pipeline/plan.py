@@ -1,0 +1,186 @@
+"""Which pixels go into which shard: integers only.
+
+The unit that is dealt out is a *region*, a block-aligned rectangle of an image. Its shard is the low bits of a digest
+and the number of shards a power of two: shards come out alike in size, new images do not move the regions of others,
+and when the number doubles, shard k and shard k + n hold together what shard k held.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline import storage
+from pipeline.config import Config
+from pipeline.elements import ImageInfo, Region, ShardPlan, digest
+from transforms.grid import Box, Cells, Grid
+
+# Some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard opens few
+# images and reads neighbouring blocks once.
+REGION_PIXELS = 1 << 25
+# A window is what is decoded, and what is cut, at a time. Larger ones decode fewer blocks twice where patches cross
+# the border between windows; smaller ones keep more cores busy and memory flat.
+WINDOW_BYTES = 1 << 24
+# Bytes per byte of pixels, roughly, of photographs and slides; decides the number of shards and nothing else.
+_ENCODED = {"png": 0.5, "jpeg": 0.12, "raw": 1.0}
+_RECORD_OVERHEAD = 300
+
+
+class Totals(NamedTuple):
+    """Of one split: what there is to do, and the pixels of the largest image that can only be decoded whole."""
+
+    images: int = 0
+    regions: int = 0
+    windows: int = 0
+    patches: int = 0
+    whole_pixels: int = 0
+
+    def __add__(self, other: Totals) -> Totals:
+        sums = [a + b for a, b in zip(self[:-1], other[:-1])]
+        return Totals(*sums, max(self.whole_pixels, other.whole_pixels))
+
+
+def grid_of(image: ImageInfo, config: Config) -> Grid:
+    """The patches of an image."""
+    return Grid.of((image.height, image.width), config.patch.size, config.patch.steps, config.patch.edge)
+
+
+def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
+    """The regions of an image that have patches; every patch is in exactly one."""
+    grid = grid_of(image, config)
+    blocks = _tile(image, REGION_PIXELS)
+    for area in _areas(image.height, image.width, blocks):
+        if grid.cells(area).count:
+            yield Region(image, *area)
+
+
+def windows_of(region: Region, config: Config) -> Iterator[Cells]:
+    """The patches of a region in groups that are read and cut together."""
+    image, grid = region.image, grid_of(region.image, config)
+    height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config))
+    # Where patches overlap they take more memory than their window: both stay within a limit, but for single patches.
+    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
+    patches = lambda: -(-height // config.patch.steps[0]) * -(-width // config.patch.steps[1])
+    while patches() > max(1, 2 * WINDOW_BYTES // patch):
+        height, width = (height, -(-width // 2)) if width >= height else (-(-height // 2), width)
+    for area in _areas(region.height, region.width, (height, width)):
+        cells = grid.cells(area._replace(row=area.row + region.row, col=area.col + region.col))
+        if cells.count:
+            yield cells
+
+
+def _tile(image: ImageInfo, pixels: int) -> tuple[int, int]:
+    """About ``pixels``, square where the blocks allow, in whole blocks."""
+    side = int(pixels**0.5)
+    width = min(image.width, max(1, side // image.block_width) * image.block_width)
+    height = max(1, pixels // width // image.block_height) * image.block_height
+    return min(image.height, height), width
+
+
+def _areas(height: int, width: int, tile: tuple[int, int]) -> Iterator[Box]:
+    for row in range(0, height, tile[0]):
+        for col in range(0, width, tile[1]):
+            yield Box(row, col, min(tile[0], height - row), min(tile[1], width - col))
+
+
+def pixel_bytes(config: Config) -> int:
+    """Bytes of one pixel with all its channels."""
+    return config.input.channels * np.dtype(config.input.dtype).itemsize
+
+
+def patch_bytes(config: Config) -> int:
+    """Estimated bytes of a record."""
+    height, width = config.patch.size
+    return int(height * width * pixel_bytes(config) * _ENCODED[config.output.encoding]) + _RECORD_OVERHEAD
+
+
+def shard_count(patches: int, config: Config) -> int:
+    """The smallest power of two of shards whose estimated size stays within ``output.shard_size``.
+
+    >>> from pipeline.config import Config
+    >>> config = Config.model_validate({"input": {"images": "a"}, "output": {"path": "b", "shard_size": "10MB"}})
+    >>> [shard_count(n, config) for n in (0, 100, 102, 205)]
+    [1, 1, 2, 4]
+    """
+    shards = -(-patches * patch_bytes(config) // config.output.shard_size)
+    return 1 << max(0, shards - 1).bit_length()
+
+
+def shard_of(region: Region, shards: int, config: Config) -> int:
+    """The shard of a region: the low bits of its digest."""
+    return digest(config.seed, "shard", region.image.image_id, region.row, region.col) & (shards - 1)
+
+
+@dataclasses.dataclass
+class PlanShards(beam.PTransform):
+    """ImageInfo -> ShardPlan, one for every shard of every split, also for those that stay empty.
+
+    Writes ``plan.json`` into ``folder``: split -> Totals and number of shards.
+    """
+
+    config: Config
+    folder: str
+
+    def expand(self, infos):
+        config = self.config
+        regions = infos | "Regions" >> beam.FlatMap(regions_of, config).with_output_types(Region)
+        totals = beam.pvalue.AsDict(
+            regions
+            | "Measure" >> beam.Map(lambda region: (region.image.split, _measure(region, config)))
+            | "Total" >> beam.CombinePerKey(lambda totals: sum(totals, Totals()))
+        )
+        start = regions.pipeline | "Splits" >> beam.Create(list(config.splits))
+        keyed = regions | "Deal" >> beam.Map(_deal, config, totals)
+        every = start | "EveryShard" >> beam.FlatMap(_every_shard, config, totals)
+        regions.pipeline | "Plan" >> beam.Create([self.folder]) | "WritePlan" >> beam.Map(_write_plan, config, totals)
+        return (
+            (keyed, every)
+            | beam.Flatten()
+            | "ByShard" >> beam.GroupByKey()  # the only shuffle of plans: some hundred bytes for each region
+            | "ShardPlan" >> beam.MapTuple(_shard_plan).with_output_types(ShardPlan)
+        )
+
+
+def _measure(region: Region, config: Config) -> Totals:
+    cells = grid_of(region.image, config).cells(region.area)
+    first = region.row == region.col == 0  # every image has a region there
+    whole = region.image.height * region.image.width if region.image.is_whole else 0
+    return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), cells.count, whole)
+
+
+def _shards(split: str, config: Config, totals: dict[str, Totals]) -> int:
+    return shard_count(totals.get(split, Totals()).patches, config)
+
+
+def _deal(region: Region, config: Config, totals: dict[str, Totals]) -> tuple[tuple[str, int, int], Region]:
+    split = region.image.split
+    shards = _shards(split, config, totals)
+    return (split, shard_of(region, shards, config), shards), region
+
+
+def _every_shard(split: str, config: Config, totals: dict[str, Totals]) -> Iterator[tuple[tuple[str, int, int], None]]:
+    shards = _shards(split, config, totals)
+    return (((split, index, shards), None) for index in range(shards))
+
+
+def _shard_plan(key: tuple[str, int, int], regions: Iterable[Region | None]) -> ShardPlan:
+    return ShardPlan(*key, tuple(sorted(region for region in regions if region)))
+
+
+def _write_plan(folder: str, config: Config, totals: dict[str, Totals]) -> None:
+    plan = {
+        split: totals.get(split, Totals())._asdict() | {"shards": _shards(split, config, totals)}
+        for split in config.splits
+    }
+    storage.write_bytes(storage.join(folder, "plan.json"), json.dumps(plan).encode())
+
+
+def read_plan(folder: str) -> dict[str, dict[str, int]] | None:
+    """What :class:`PlanShards` wrote; None while it has not."""
+    path = storage.join(folder, "plan.json")
+    return json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None

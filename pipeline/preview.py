@@ -1,0 +1,102 @@
+"""What a build would do, and what a dataset holds, as text for people."""
+
+from __future__ import annotations
+
+import collections
+import os
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.build import plan_flow
+from pipeline.config import Config
+from pipeline.dataset import Dataset
+from pipeline.listing import list_images, make_listing
+from pipeline.plan import WINDOW_BYTES, patch_bytes, pixel_bytes, read_plan
+from pipeline.runners import make_runner, threads_per_process
+
+# Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
+_IDLE_BYTES = 800 * 10**6
+
+
+def preview(config: Config, options: Any, work: str) -> str:
+    """Runs the half of the flow that reads headers, in the local folder ``work``, and tells what it found."""
+    listing = make_listing(list_images(config.input))
+    path = os.path.join(work, "inputs.parquet")
+    storage.write_bytes(path, listing.table)
+    p = beam.Pipeline(runner=make_runner(options), options=options)
+    plan_flow(p, config, path, listing.images, work)
+    p.run().wait_until_finish()
+    plan = read_plan(work) or {}
+    lines = [f"images    {listing.images:,} found"]
+    for split, facts in plan.items():
+        estimate = facts["patches"] * patch_bytes(config)
+        lines.append(
+            f"{split:<9} {facts['images']:,} images, {facts['windows']:,} windows, {facts['patches']:,} patches, "
+            f"{facts['shards']} shards, about {estimate / 1e6:,.1f} MB"
+        )
+    lines += _rejections(work)
+    whole = max(facts["whole_pixels"] for facts in plan.values()) * pixel_bytes(config)
+    memory = peak_memory(config, threads_per_process(options) or os.cpu_count() or 1, whole)
+    lines.append(f"memory    about {memory / 1e9:.1f} GB at most for each worker process")
+    return "\n".join(lines)
+
+
+def peak_memory(config: Config, threads: int, whole: int) -> int:
+    """Estimated peak of a worker process in bytes.
+
+    Args:
+        config: the build.
+        threads: windows that are worked on at a time; as many and one more wait to be written.
+        whole: bytes of the largest image that can only be decoded whole, 0 if there is none.
+    """
+    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
+    window = WINDOW_BYTES + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
+    return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole
+
+
+def _rejections(work: str) -> list[str]:
+    counts: collections.Counter[str] = collections.Counter()
+    examples: dict[str, str] = {}
+    for name in storage.files_below(work):
+        if name.startswith("images-"):
+            table = pq.read_table(os.path.join(work, name))
+            for row in table.filter(table["reason"].is_valid()).to_pylist():
+                counts[row["reason"]] += 1
+                examples.setdefault(row["reason"], f"{row['image_id']}: {row['message']}")
+    return [f"rejected  {count:,} x {reason}, e.g. {examples[reason]}" for reason, count in counts.most_common()]
+
+
+def describe(dataset: Dataset) -> str:
+    """Splits, counts, labels, statistics and features of a dataset."""
+    manifest, statistics = dataset.manifest, dataset.statistics()
+    config, account = manifest["config"], manifest["accounts"]
+    height, width = config["patch"]["size"]
+    lines = [
+        f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
+        f"folder    {dataset.folder}",
+        f"patches   {height} x {width} x {config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}",
+        f"accounts  {account['planned']:,} planned = {account['written']:,} written + {account['filtered']:,} filtered "
+        f"+ {account['rejected']:,} rejected",
+        "features  image, shape, dtype, key, image_id, level, row, col, label, group",
+    ]
+    for split, facts in manifest["splits"].items():
+        lines.append("")
+        lines.append(
+            f"{split}: {facts['patches']:,} patches of {facts['images']:,} images in {facts['shards']} shards, "
+            f"{facts['bytes'] / 1e6:,.1f} MB"
+        )
+        labels = ", ".join(
+            f"{name or '(none)'} {count:,}" for name, count in list(statistics["splits"][split]["labels"].items())[:20]
+        )
+        lines.append(f"  labels   {labels or '-'}")
+        for number, channel in enumerate(statistics["splits"][split]["channels"]):
+            if channel["count"]:
+                q = channel["quantiles"]
+                lines.append(
+                    f"  channel {number}  mean {channel['mean']:.6g}  std {channel['std']:.6g}  min {channel['min']:g}  "
+                    f"1% {q['0.01']:g}  median {q['0.5']:g}  99% {q['0.99']:g}  max {channel['max']:g}"
+                )
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""TensorFlow without the lines that its libraries print when they are loaded, before any log level holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow; what is printed meanwhile is shown only if the import fails."""
+    with _held_back_stderr():
+        import tensorflow_transform  # noqa: F401  (imports TensorFlow, and libraries that print as it does)
+
+
+@contextlib.contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    # The lines come from C++, which writes to the descriptor and not to sys.stderr.
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

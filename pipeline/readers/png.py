@@ -1,0 +1,65 @@
+"""PNG: grey, colour and palette, with and without alpha, 1 to 16 bits.
+
+Fewer than 8 bits become uint8 (grey levels spread over 0..255), palettes become their colours, and a transparent
+colour becomes an alpha channel; 16 bits stay 16 bits.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+import imagecodecs
+from PIL import Image
+
+from pipeline.elements import Unreadable
+from pipeline.readers import orientation
+from pipeline.readers.whole import WholeReader
+
+_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # PNG specification, table 11.1: grey, RGB, palette, grey + alpha, RGBA
+
+
+def open_reader(file: BinaryIO, level: int) -> WholeReader:
+    """See :func:`pipeline.readers.open_image`."""
+    if level:
+        raise Unreadable("no_such_level", f"a PNG has level 0 only, asked for {level}")
+    width, height, depth, kind, transparent, turned = _header(file)
+    if kind not in _CHANNELS or not width or not height:
+        raise Unreadable("corrupt_header", f"{width} x {height} pixels of colour type {kind}")
+    channels = _CHANNELS[kind] + transparent
+    return WholeReader(
+        file, height, width, channels, "uint16" if depth == 16 else "uint8", turned, imagecodecs.png_decode
+    )
+
+
+def _header(file: BinaryIO) -> tuple[int, int, int, int, bool, int]:
+    """(width, height, bits, colour type, whether tRNS adds alpha, orientation) from the chunks before the pixels."""
+    file.seek(8)
+    header, transparent, turned = None, False, 1
+    while True:
+        length, name = struct.unpack(">I4s", _exactly(file, 8))
+        if name in (b"IDAT", b"IEND"):
+            break
+        if name in (b"IHDR", b"tRNS", b"eXIf") and length < 1 << 16:
+            data = _exactly(file, length)
+            if name == b"IHDR":
+                header = struct.unpack(">IIBB", data[:10])
+            elif name == b"tRNS":
+                transparent = True
+            else:
+                exif = Image.Exif()
+                exif.load(data)
+                turned = orientation.valid(exif.get(orientation.TAG))
+        else:
+            file.seek(length, 1)
+        file.seek(4, 1)  # checksum
+    if header is None:
+        raise Unreadable("corrupt_header", "no IHDR chunk before the pixels")
+    return (*header, transparent, turned)
+
+
+def _exactly(file: BinaryIO, length: int) -> bytes:
+    data = file.read(length)
+    if len(data) < length:
+        raise Unreadable("corrupt_header", "the file ends before the pixels")
+    return data

@@ -1,0 +1,161 @@
+"""The TIFF family: tiled and stripped TIFF, BigTIFF, SVS, with pyramid levels; reads only the blocks a window needs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import BinaryIO
+
+import numpy as np
+import tifffile
+
+from pipeline.elements import Unreadable
+from pipeline.readers import Layout, Reader, orientation
+from pipeline.readers.whole import WholeReader
+from transforms.grid import Box
+
+# What it would warn of comes back as a reason code.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+_COLOURS = ("MINISBLACK", "RGB", "YCBCR")
+# A block above this size is no random access: such images are decoded whole, once.
+_MAX_BLOCK_BYTES = 1 << 26
+
+
+def open_reader(file: BinaryIO, level: int) -> Reader:
+    """See :func:`pipeline.readers.open_image`; the first image of the file, at one of its pyramid levels."""
+    try:
+        series = tifffile.TiffFile(file).series[0]
+    except Exception as error:  # tifffile raises many kinds on broken headers
+        raise Unreadable("corrupt_header", f"not a TIFF header: {error}") from error
+    if level >= len(series.levels):
+        raise Unreadable("no_such_level", f"has {len(series.levels)} pyramid levels, asked for level {level}")
+    pages = series.levels[level].pages
+    if len(pages) != 1:
+        raise Unreadable("unsupported_mode", f"a stack of {len(pages)} pages ({series.axes}); single images are read")
+    page = pages[0].aspage()
+    _check(page)
+    tag = page.tags.get(orientation.TAG)
+    turned = orientation.valid(int(tag.value) if tag else 1)
+    reader = _TiffReader(file, page, turned)
+    layout = reader.layout
+    if layout.block_height * layout.block_width * layout.channels * page.dtype.itemsize <= _MAX_BLOCK_BYTES:
+        return reader
+    height, width = orientation.shown_size(layout.height, layout.width, turned)
+    whole = Box(0, 0, height, width)
+    return WholeReader(file, height, width, layout.channels, layout.dtype, turned, lambda _: reader.read_stored(whole))
+
+
+def _check(page: tifffile.TiffPage) -> None:
+    colour = getattr(page.photometric, "name", page.photometric)
+    if colour not in _COLOURS:
+        raise Unreadable("unsupported_mode", f"colour space {colour}; {', '.join(_COLOURS)} are read")
+    if page.dtype is None or page.dtype.name not in ("uint8", "uint16", "float32"):
+        raise Unreadable("unsupported_mode", f"pixels of {page.dtype}; uint8, uint16 and float32 are read")
+    if page.planarconfig not in (1, 2):
+        raise Unreadable("corrupt_header", f"planar configuration {page.planarconfig!r}; 1 and 2 exist")
+    if page.imagedepth != 1 or not page.imagelength or not page.imagewidth:
+        size = (page.imagedepth, page.imagelength, page.imagewidth)
+        raise Unreadable("unsupported_mode", f"depth x height x width {size}; two dimensions are read")
+    blocks = int(np.prod(page.chunked, dtype=object))
+    if not _rows_are_plain(page) and not len(page.dataoffsets) == len(page.databytecounts) == blocks:
+        raise Unreadable("corrupt_header", f"{len(page.dataoffsets)} blocks where its size asks for {blocks}")
+    if page.nbytes > 1000 * page.parent.filehandle.size and _rows_are_plain(page):
+        raise Unreadable("corrupt_header", f"{page.nbytes} bytes of pixels in a file of {page.parent.filehandle.size}")
+
+
+def _rows_are_plain(page: tifffile.TiffPage) -> bool:
+    """Whether the pixels lie in one piece, uncompressed, row after row, so that any rows can be read directly."""
+    bits = page.dtype.itemsize * 8
+    return page.is_contiguous and page.bitspersample == bits and (page.planarconfig == 1 or page.samplesperpixel == 1)
+
+
+class _TiffReader:
+    """One page of a TIFF, block by block."""
+
+    def __init__(self, file: BinaryIO, page: tifffile.TiffPage, turned: int):
+        self._file, self._page, self._turned = file, page, turned
+        self._lock = threading.Lock()
+        self._plain = _rows_are_plain(page)
+        height, width = page.imagelength, page.imagewidth
+        blocks = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+        self._block = (1, width) if self._plain else (min(blocks[0], height), min(blocks[1], width))
+        self.layout = Layout(
+            *orientation.shown_size(height, width, turned),
+            page.samplesperpixel,
+            page.dtype.name,
+            *orientation.shown_size(*self._block, turned),
+        )
+
+    def read(self, box: Box) -> np.ndarray:
+        """See :class:`pipeline.readers.Reader`."""
+        stored = orientation.stored_box(box, self.layout.height, self.layout.width, self._turned)
+        return orientation.shown(self.read_stored(stored), self._turned)
+
+    def read_stored(self, box: Box) -> np.ndarray:
+        """The pixels of a box in the orientation of the file."""
+        try:
+            return self._read_rows(box) if self._plain else self._read_blocks(box)
+        except Unreadable:
+            raise
+        except OSError as error:
+            raise Unreadable("io_error", f"cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # each codec raises its own
+            raise Unreadable("corrupt_data", f"does not decode: {error}") from error
+
+    def _read_rows(self, box: Box) -> np.ndarray:
+        page = self._page
+        row = page.imagewidth * page.samplesperpixel * page.dtype.itemsize
+        data = self._bytes(page.dataoffsets[0] + box.row * row, box.height * row)
+        pixels = np.frombuffer(data, page.parent.byteorder + page.dtype.char)
+        pixels = pixels.reshape(box.height, page.imagewidth, page.samplesperpixel)
+        return np.ascontiguousarray(pixels[:, box.col : box.col + box.width], page.dtype)
+
+    def _read_blocks(self, box: Box) -> np.ndarray:
+        page, (block_height, block_width) = self._page, self._block
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        down, across = -(-page.imagelength // block_height), -(-page.imagewidth // block_width)
+        out = np.empty((box.height, box.width, page.samplesperpixel), page.dtype)
+        for plane in range(planes):
+            samples = slice(plane, plane + 1) if planes > 1 else slice(None)
+            for down_index in range(box.row // block_height, -(-(box.row + box.height) // block_height)):
+                for across_index in range(box.col // block_width, -(-(box.col + box.width) // block_width)):
+                    block = self._decode((plane * down + down_index) * across + across_index)
+                    into_rows, of_rows = _overlap(down_index * block_height - box.row, block_height, box.height)
+                    into_cols, of_cols = _overlap(across_index * block_width - box.col, block_width, box.width)
+                    out[into_rows, into_cols, samples] = block if np.ndim(block) == 0 else block[of_rows, of_cols]
+        return out
+
+    def _decode(self, index: int) -> np.ndarray:
+        """Block ``index``: ``[height, width, samples]``, or one number for a block that the file leaves out."""
+        page = self._page
+        count = page.databytecounts[index]
+        if not count:
+            return page.nodata
+        data = self._bytes(page.dataoffsets[index], count)
+        # libjpeg would fill the missing end of a picture with grey.
+        if page.compression == tifffile.COMPRESSION.JPEG and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise Unreadable("corrupt_data", f"block {index}: the JPEG data end early")
+        block, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        samples = 1 if page.planarconfig == 2 else page.samplesperpixel
+        if block.shape[-1] != samples:  # NumPy would spread one sample over all
+            raise Unreadable("corrupt_data", f"block {index}: {block.shape[-1]} samples where {samples} are due")
+        return block[0]
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        with self._lock:  # the file has one position
+            self._file.seek(offset)
+            data = self._file.read(count)
+        if len(data) < count:
+            raise Unreadable("corrupt_data", f"the file ends {count - len(data)} bytes before the end of a block")
+        return data
+
+    def close(self) -> None:
+        """See :class:`pipeline.readers.Reader`."""
+        self._file.close()
+
+
+def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
+    """Where ``start .. start + length`` overlaps ``0 .. limit``: counted from 0, and counted from ``start``."""
+    first, end = max(0, start), min(start + length, limit)
+    return slice(first, end), slice(first - start, end - start)

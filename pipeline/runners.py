@@ -1,0 +1,84 @@
+"""What the runners need: options that are checked, and a local runner on all cores."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from pipeline.config import ConfigError
+
+_LOCAL = ("DirectRunner", "FnApiRunner")
+
+
+def parse_options(flags: list[str]) -> Any:
+    """Beam options from the command line; by default the local runner with a thread for every core.
+
+    Raises:
+        ConfigError: for flags that Beam does not know, which Beam itself would drop with a warning.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for options in {cls.__name__: cls for cls in _subclasses(PipelineOptions)}.values():
+        if "_add_argparse_args" in vars(options):
+            options._add_argparse_args(parser)
+    try:
+        _, unknown = parser.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"Beam options: {error}") from error
+    if unknown:
+        raise ConfigError(f"Beam options: {' '.join(unknown)}: not known to Beam; see patchbeam build --help")
+    options = PipelineOptions(flags)
+    if is_local(options):
+        options.view_as(StandardOptions).runner = "FnApiRunner"
+        direct = options.view_as(DirectOptions)
+        if not any(flag.startswith("--direct_num_workers") for flag in flags):
+            direct.direct_num_workers = os.cpu_count() or 1
+        if not any(flag.startswith("--direct_running_mode") for flag in flags):
+            direct.direct_running_mode = "multi_threading" if direct.direct_num_workers != 1 else "in_memory"
+    return options
+
+
+def _subclasses(cls: type) -> list[type]:
+    return [cls, *(below for sub in cls.__subclasses__() for below in _subclasses(sub))]
+
+
+def is_local(options: Any) -> bool:
+    """Whether the pipeline runs on this machine, started by this process."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return (options.view_as(StandardOptions).runner or "DirectRunner") in _LOCAL
+
+
+def make_runner(options: Any) -> Any:
+    """The runner that the options name."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return local_runner(options) if is_local(options) else options.view_as(StandardOptions).runner
+
+
+def local_runner(options: Any) -> Any:
+    """Beam's in-process runner, with the options handed on to its workers.
+
+    DirectRunner would first try to download another runner from the network, and FnApiRunner by name gives worker
+    processes no options.
+    """
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
+
+
+def threads_per_process(options: Any) -> int | None:
+    """Threads that cut and encode in each worker process; None where the workers are machines of their own."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    if not is_local(options):
+        return None
+    direct = options.view_as(DirectOptions)
+    processes = direct.direct_num_workers if direct.direct_running_mode == "multi_processing" else 1
+    return max(1, (os.cpu_count() or 1) // processes)

@@ -1,0 +1,180 @@
+"""Files by path or URI: the few things that a build asks of a file system.
+
+Local paths go through the standard library, which is fast to import and can flush and rename atomically; everything
+with a scheme (``gs://``, ``s3://`` ...) goes through Beam's file systems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+class Found(NamedTuple):
+    """A file: its path or URI and a string that changes when it is replaced."""
+
+    uri: str
+    fingerprint: str
+
+
+def is_local(uri: str) -> bool:
+    """Whether this is a path of this machine and not a URI."""
+    return "://" not in uri
+
+
+def join(folder: str, *names: str) -> str:
+    """``folder/names...`` for paths and URIs alike."""
+    return "/".join([folder.rstrip("/"), *names])
+
+
+def static_root(pattern: str) -> str:
+    """The folder above the first wildcard of a pattern, or above the file where there is none.
+
+    >>> static_root("/data/slides/**/*.svs"), static_root("gs://bucket/a*/x.png")
+    ('/data/slides', 'gs://bucket')
+    """
+    magic = _MAGIC.search(pattern)
+    before = pattern[: magic.start()] if magic else pattern
+    return before.rpartition("/")[0] or ("/" if before.startswith("/") else ".")
+
+
+def glob(pattern: str) -> Iterator[Found]:
+    """The files that match, in the order of their paths.
+
+    ``*`` and ``?`` stay within a name, ``[..]`` is a set, ``**`` stands for any number of folders. One dialect for
+    local disks and object stores, whose own ones differ.
+    """
+    expression = re.compile(_translate(pattern))
+    return (found for found in _walk(static_root(pattern)) if expression.fullmatch(found.uri))
+
+
+def _translate(pattern: str) -> str:
+    out = ""
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|.", pattern, re.DOTALL):
+        special = {"**/": r"(?:[^/]+/)*", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+        is_set = token.startswith("[") and len(token) > 1
+        out += special.get(token) or ("[" + token[1:-1].replace("!", "^", 1) + "]" if is_set else re.escape(token))
+    return out
+
+
+def _walk(folder: str) -> Iterator[Found]:
+    if not is_local(folder):
+        from apache_beam.io.filesystems import FileSystems
+
+        matched = FileSystems.match([join(folder, "**")])[0].metadata_list
+        files = [Found(m.path, f"{m.size_in_bytes}-{m.last_updated_in_seconds}") for m in matched]
+        yield from sorted(files, key=lambda found: found.uri.split("/"))
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        # "./a" and "a" are the same file; patterns are written without the dot.
+        path = entry.name if folder == "." else join(folder, entry.name) if folder != "/" else f"/{entry.name}"
+        if entry.is_dir():
+            yield from _walk(path)
+        elif entry.is_file():
+            status = entry.stat()
+            yield Found(path, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def open_read(uri: str) -> BinaryIO:
+    """A seekable binary file.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    if is_local(uri):
+        return open(uri, "rb")
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a small file."""
+    with open_read(uri) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def atomic_write(uri: str) -> Iterator[BinaryIO]:
+    """A file that appears under ``uri`` complete or not at all, whatever happens before the end of the block.
+
+    It is written under a name of its own, so that two workers that write the same file do not disturb each other.
+    """
+    folder, _, name = uri.rpartition("/")
+    temporary = f"{folder or '.'}/.tmp-{name}-{uuid.uuid4().hex}"
+    file = _create(temporary)
+    try:
+        with file:
+            yield file
+            if is_local(uri):  # a file that survives a power cut is whole
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            delete(temporary)
+        raise
+    rename(temporary, uri)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a small file, complete or not at all."""
+    with atomic_write(uri) as file:
+        file.write(data)
+
+
+def _create(uri: str) -> BinaryIO:
+    if is_local(uri):
+        os.makedirs(os.path.dirname(uri) or ".", exist_ok=True)
+        return open(uri, "wb")
+    from apache_beam.io.filesystem import CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def rename(source: str, target: str) -> None:
+    """Moves a file over another; atomic on local disks, a copy and a delete on object stores."""
+    if is_local(target):
+        os.replace(source, target)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    FileSystems.rename([source], [target])
+
+
+def size(uri: str) -> int | None:
+    """Bytes of a file; None if there is none."""
+    if is_local(uri):
+        return os.path.getsize(uri) if os.path.isfile(uri) else None
+    from apache_beam.io.filesystems import FileSystems
+
+    found = FileSystems.match([uri])[0].metadata_list
+    return found[0].size_in_bytes if found else None
+
+
+def files_below(folder: str) -> list[str]:
+    """Paths of all files below a folder, relative to it, sorted; empty if there is no such folder."""
+    folder = folder.rstrip("/")
+    return sorted(found.uri[len(folder) + 1 :] for found in _walk(folder))
+
+
+def delete(uri: str) -> None:
+    """Removes a file or a folder with everything below it."""
+    if is_local(uri):
+        shutil.rmtree(uri) if os.path.isdir(uri) else os.remove(uri)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    FileSystems.delete([uri])

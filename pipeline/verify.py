@@ -1,0 +1,110 @@
+"""Check a published dataset to the last byte: every checksum, every record, every offset of the index."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.dataset import Dataset
+from pipeline.elements import index_file, shard_file
+from pipeline.shards import masked_crc
+from transforms.encoding import decode_patch
+from transforms.example import from_example
+
+_MAX_RECORD = 1 << 31
+
+
+def verify(dataset: Dataset, threads: int) -> list[str]:
+    """Re-reads everything and returns one line for each thing that is wrong: file, record, what is the matter.
+
+    Args:
+        dataset: a complete version.
+        threads: shards that are checked at the same time.
+    """
+    manifest, problems = dataset.manifest, []
+    present = set(storage.files_below(dataset.folder)) - {"manifest.json"}
+    shards = {shard_file(s["shard"]) for s in manifest["shards"]}
+    problems += [f"{name}: is missing" for name in sorted(set(manifest["files"]) - present)]
+    problems += [f"{name}: is not in the manifest" for name in sorted(present - set(manifest["files"]))]
+    for name in sorted(set(manifest["files"]) & present - shards):  # those of the shards are read below, once
+        checksum = hashlib.sha256(storage.read_bytes(storage.join(dataset.folder, name))).hexdigest()
+        if checksum != manifest["files"][name]["sha256"]:
+            problems.append(f"{name}: sha256 is {checksum}, the manifest says {manifest['files'][name]['sha256']}")
+    readable = [s for s in manifest["shards"] if {shard_file(s["shard"]), index_file(s["shard"])} <= present]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for found in pool.map(lambda shard: list(_verify_shard(dataset, shard)), readable):
+            problems += found
+    return problems + list(_verify_sums(manifest))
+
+
+def _verify_sums(manifest: dict[str, Any]) -> Iterator[str]:
+    account = manifest["accounts"]
+    if account["planned"] != account["written"] + account["filtered"] + account["rejected"]:
+        yield f"manifest.json: planned is not written + filtered + rejected: {account}"
+    if account["written"] != sum(shard["records"] for shard in manifest["shards"]):
+        yield f"manifest.json: written is {account['written']}, the shards hold another number of records"
+
+
+def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:
+    name = shard_file(shard["shard"])
+    try:
+        with storage.open_read(storage.join(dataset.folder, index_file(shard["shard"]))) as file:
+            index = pq.read_table(file).to_pylist()
+    except Exception as error:  # pyarrow raises its own kinds on broken files
+        yield f"{index_file(shard['shard'])}: cannot be read: {error}"
+        return
+    checksum, number, offset = hashlib.sha256(), 0, 0
+    with storage.open_read(storage.join(dataset.folder, name)) as file:
+        while header := file.read(12):
+            try:
+                payload, framed = _read_record(file, header)
+                if number >= len(index):
+                    raise ValueError("is not in the index")
+                _check_record(payload, index[number], offset, dataset.manifest["config"])
+            except ValueError as error:
+                yield f"{name}: record {number} at byte {offset}: {error}"
+                return  # what follows a broken record has no known place
+            checksum.update(framed)
+            offset += len(framed)
+            number += 1
+    if number != shard["records"] or number != len(index):
+        yield f"{name}: holds {number} records, the manifest says {shard['records']}, the index {len(index)}"
+    if checksum.hexdigest() != shard["sha256"]:
+        yield f"{name}: sha256 is {checksum.hexdigest()}, the manifest says {shard['sha256']}"
+
+
+def _read_record(file: BinaryIO, header: bytes) -> tuple[bytes, bytes]:
+    """(payload, whole record)."""
+    if len(header) < 12 or masked_crc(header[:8]) != header[8:]:
+        raise ValueError("the checksum of its length is wrong")
+    (length,) = struct.unpack("<Q", header[:8])
+    if length > _MAX_RECORD:
+        raise ValueError(f"claims {length} bytes")
+    rest = file.read(length + 4)
+    if len(rest) < length + 4 or masked_crc(rest[:-4]) != rest[-4:]:
+        raise ValueError("the checksum of its content is wrong")
+    return rest[:-4], header + rest
+
+
+def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict[str, Any]) -> None:
+    """Raises ValueError unless the record decodes, has the shape of the dataset, and is what the index says."""
+    record = from_example(payload)
+    shape = (*config["patch"]["size"], config["input"]["channels"])
+    if (record.shape, record.dtype) != (shape, config["input"]["dtype"]):
+        raise ValueError(f"is {record.shape} {record.dtype}, the dataset {shape} {config['input']['dtype']}")
+    decode_patch(record.image, config["output"]["encoding"], shape, config["input"]["dtype"])
+    said = {name: row[name] for name in ("key", "image_id", "level", "row", "col", "label", "group")}
+    found = {name: getattr(record, name) for name in said}
+    if said != found:
+        raise ValueError(f"is {found}, the index says {said}")
+    start = row["image_offset"] - row["offset"]
+    if (row["offset"], row["length"]) != (offset + 12, len(payload)):
+        raise ValueError(f"the index says offset {row['offset']} and length {row['length']}")
+    if payload[start : start + row["image_length"]] != record.image:
+        raise ValueError(f"the index says image offset {row['image_offset']} and length {row['image_length']}")

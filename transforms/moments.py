@@ -1,0 +1,183 @@
+"""Sufficient statistics of pixels, per channel, and how two of them merge.
+
+Integer pixels are described completely by their histogram with one bin for each value. For float32 the bins are
+the 65,536 possible upper halves of the bit pattern, in numerical order: fixed in advance, so that any two
+histograms add up, and at most 2**-7 of the value wide. Count, mean, second moment, minimum and maximum of floats
+are kept beside the histogram and are exact; NaN and infinities are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_REPORT_BINS = 256
+
+
+class Moments(NamedTuple):
+    """What is known of the pixels seen so far.
+
+    Attributes:
+        dtype: ``uint8``, ``uint16`` or ``float32``.
+        histogram: ``[C, bins]`` int64; 256 bins for uint8, else 65,536.
+        mean, m2: ``[C]`` float64; ``m2`` is the sum of squared differences from the mean.
+        low, high: ``[C]`` float64; infinities while nothing was counted.
+
+    For integers the last four follow from the histogram and are filled in by :func:`finished` only.
+    """
+
+    dtype: str
+    histogram: np.ndarray
+    mean: np.ndarray
+    m2: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def count(self) -> np.ndarray:
+        """``[C]`` int64: pixels counted; NaN and infinities are not."""
+        return self.histogram.sum(axis=1)
+
+
+def empty(channels: int, dtype: str) -> Moments:
+    """The moments of no pixels."""
+    bins = 256 if dtype == "uint8" else 65536
+    zero, infinity = np.zeros(channels), np.full(channels, np.inf)
+    return Moments(dtype, np.zeros((channels, bins), np.int64), zero, zero, infinity, -infinity)
+
+
+def measure(pixels: np.ndarray) -> Moments:
+    """The moments of ``pixels [..., C]``.
+
+    >>> finished(measure(np.array([[[0, 10]], [[2, 10]]], np.uint8))).mean.tolist()
+    [1.0, 10.0]
+    """
+    result = empty(pixels.shape[-1], pixels.dtype.name)
+    mean, m2, low, high = (np.array(a) for a in result[2:])
+    for channel in range(pixels.shape[-1]):
+        plane = np.ascontiguousarray(pixels[..., channel]).reshape(-1, pixels.shape[-2])
+        if pixels.dtype == np.uint8:  # Pillow counts several times faster than numpy.bincount, without the GIL
+            result.histogram[channel] = Image.fromarray(plane).histogram()
+        elif pixels.dtype == np.uint16:
+            result.histogram[channel] = np.bincount(plane.ravel(), minlength=65536)
+        else:
+            finite = plane[np.isfinite(plane)]
+            result.histogram[channel] = np.bincount(_float_bin(finite), minlength=65536)
+            if finite.size:
+                mean[channel] = finite.mean(dtype=np.float64)
+                m2[channel] = np.square(finite - mean[channel]).sum()
+                low[channel], high[channel] = finite.min(), finite.max()
+    return result._replace(mean=mean, m2=m2, low=low, high=high)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of the pixels of both; exact for integers, for floats by Chan et al. (1979), eq. 2.1."""
+    n_a, n_b = a.count, b.count
+    total = np.maximum(n_a + n_b, 1)
+    delta = b.mean - a.mean
+    return Moments(
+        a.dtype,
+        a.histogram + b.histogram,
+        a.mean + delta * n_b / total,
+        a.m2 + b.m2 + np.square(delta) * n_a * n_b / total,
+        np.minimum(a.low, b.low),
+        np.maximum(a.high, b.high),
+    )
+
+
+def finished(moments: Moments) -> Moments:
+    """With mean, m2, low and high also for integers, derived from the histogram in float64."""
+    if moments.dtype == "float32":
+        return moments
+    values = np.arange(moments.histogram.shape[1], dtype=np.float64)
+    count = np.maximum(moments.count, 1)
+    mean = moments.histogram @ values / count
+    m2 = (moments.histogram * np.square(values - mean[:, None])).sum(axis=1)
+    low, high = moments.low.copy(), moments.high.copy()
+    for channel, row in enumerate(moments.histogram):
+        seen = np.flatnonzero(row)
+        if seen.size:
+            low[channel], high[channel] = seen[0], seen[-1]
+    return moments._replace(mean=mean, m2=m2, low=low, high=high)
+
+
+def describe(moments: Moments) -> list[dict]:
+    """One dictionary per channel for people and JSON.
+
+    Keys: ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the smallest
+    value that at least this fraction of pixels does not exceed, NumPy's ``inverted_cdf``; exact for integers, the
+    lower edge of the bin for floats) and ``histogram`` with at most 256 ``counts`` between ``edges``: bins of equal
+    width for integers, of about equal population for floats. Without pixels everything but the count is null.
+    """
+    moments = finished(moments)
+    edges = _edges(moments.dtype)
+    return [_describe_channel(moments, channel, edges) for channel in range(len(moments.mean))]
+
+
+def _describe_channel(moments: Moments, channel: int, edges: np.ndarray) -> dict:
+    counts = moments.histogram[channel]
+    count = int(counts.sum())
+    if not count:
+        return dict.fromkeys(("mean", "std", "min", "max", "quantiles", "histogram"), None) | {"count": 0}
+    reached = np.searchsorted(np.cumsum(counts), np.ceil(np.array(QUANTILES) * count))
+    quantiles = np.clip(edges[reached], moments.low[channel], moments.high[channel])
+    starts = _report_starts(counts, moments.dtype)
+    last = len(counts) if moments.dtype != "float32" else int(np.flatnonzero(counts)[-1]) + 1
+    return {
+        "count": count,
+        "mean": float(moments.mean[channel]),
+        "std": float(np.sqrt(moments.m2[channel] / count)),
+        "min": float(moments.low[channel]),
+        "max": float(moments.high[channel]),
+        "quantiles": {str(q): float(value) for q, value in zip(QUANTILES, quantiles)},
+        "histogram": {
+            "edges": [float(e) for e in edges[[*starts, last]]],
+            "counts": np.add.reduceat(counts[:last], starts).tolist(),
+        },
+    }
+
+
+def _report_starts(counts: np.ndarray, dtype: str) -> np.ndarray:
+    """First bin of each group of bins that a report shows as one."""
+    if dtype != "float32":
+        return np.arange(0, len(counts), len(counts) // _REPORT_BINS)
+    seen = np.flatnonzero(counts)
+    before = np.cumsum(counts[seen]) - counts[seen]
+    _, first = np.unique(before * _REPORT_BINS // counts.sum(), return_index=True)
+    return seen[first]
+
+
+def _float_bin(values: np.ndarray) -> np.ndarray:
+    """Bin of each float32: its bits, reordered so that they sort like the numbers, without the lower half."""
+    bits = values.view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)) >> 16
+
+
+def _edges(dtype: str) -> np.ndarray:
+    """``[bins + 1]`` float64: lower edge of every bin, and the upper edge of the last."""
+    if dtype != "float32":
+        return np.arange({"uint8": 257, "uint16": 65537}[dtype], dtype=np.float64)
+    key = np.arange(65536, dtype=np.uint32) << 16
+    bits = np.where(key >> 31, key & np.uint32(0x7FFFFFFF), ~key)
+    with np.errstate(invalid="ignore"):
+        lower = bits.astype(np.uint32).view(np.float32).astype(np.float64)
+    return np.append(lower, np.inf)
+
+
+def to_json(moments: Moments) -> dict:
+    """Exactly, as JSON values; the arrays as compressed little-endian bytes."""
+    pack = lambda a: base64.b64encode(zlib.compress(a.astype(a.dtype.newbyteorder("<")).tobytes(), 6)).decode()
+    return {"dtype": moments.dtype} | {name: pack(getattr(moments, name)) for name in Moments._fields[1:]}
+
+
+def from_json(values: dict) -> Moments:
+    """Inverse of :func:`to_json`."""
+    unpack = lambda text, kind: np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
+    bins = 256 if values["dtype"] == "uint8" else 65536
+    histogram = unpack(values["histogram"], "<i8").reshape(-1, bins)
+    return Moments(values["dtype"], histogram, *(unpack(values[name], "<f8") for name in Moments._fields[2:]))

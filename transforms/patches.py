@@ -1,0 +1,114 @@
+"""Cut a window of an image into patches with TensorFlow.
+
+A *window* is the part of an image that is in memory: ``[height, width, channels]`` of any dtype and any number of
+channels. Two small integer vectors, made by :func:`fill_index`, say which pixel of the window fills each row and
+column of the padded area; the cutting itself is one traced function for windows of all sizes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from transforms.grid import Axis, Box, Cells, Grid, PadMode, source_index
+
+
+class WindowPlan(NamedTuple):
+    """What to read and how to cut it.
+
+    Attributes:
+        source: the pixels of the image to read.
+        row_fill, col_fill: ``[H']``, ``[W']`` int32: the row and column of the window behind each row and column of
+            the padded area, -1 for the constant.
+        corners: ``[N, 2]`` int32: first row and column of every patch in the padded area, row by row.
+        starts: ``[N, 2]`` int64: the same in the image.
+    """
+
+    source: Box
+    row_fill: np.ndarray
+    col_fill: np.ndarray
+    corners: np.ndarray
+    starts: np.ndarray
+
+
+def plan_window(grid: Grid, cells: Cells, pad: PadMode) -> WindowPlan:
+    """What has to be read for the patches ``cells`` of ``grid``, and where they lie in it.
+
+    >>> grid = Grid.of((5, 9), size=(4, 4), stride=(3, 3), edge="pad")
+    >>> plan = plan_window(grid, Cells(1, 2, 0, 1), "reflect")
+    >>> plan.source, plan.row_fill.tolist()
+    (Box(row=2, col=0, height=3, width=4), [1, 2, 1, 0])
+    """
+    row, height, row_fill, row_starts = _plan_axis(grid.rows, cells.row_from, cells.row_to, pad)
+    col, width, col_fill, col_starts = _plan_axis(grid.cols, cells.col_from, cells.col_to, pad)
+    starts = np.stack(np.meshgrid(row_starts, col_starts, indexing="ij"), axis=-1).reshape(-1, 2)
+    corners = (starts - starts[0]).astype(np.int32)
+    return WindowPlan(Box(row, col, height, width), row_fill, col_fill, corners, starts)
+
+
+def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """(first pixel to read, number of pixels, fill ``[L]`` int32 relative to it, starts ``[end - first]`` int64)."""
+    starts = np.array([axis.start(i) for i in range(first, end)], np.int64)
+    index = source_index(np.arange(starts[0], starts[-1] + axis.size), axis.length, pad)
+    low = int(index[index >= 0].min())
+    fill = np.where(index >= 0, index - low, -1).astype(np.int32)
+    return low, int(index.max()) + 1 - low, fill, starts
+
+
+def make_cutter(
+    size: tuple[int, int], channels: int, dtype: str, pad_value: float = 0, jit_compile: bool = False
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns the traced function behind :func:`cut`: one trace serves windows and patch counts of all sizes.
+
+    Args:
+        size: rows and columns of a patch.
+        channels: channels of the image.
+        dtype: NumPy name of its dtype, e.g. ``"uint16"``.
+        pad_value: what ``constant`` padding fills in.
+        jit_compile: compile with XLA, once for each window shape; for windows of one fixed size.
+
+    Returns:
+        ``f(window [h, w, C], row_fill [H'] int32, col_fill [W'] int32, corners [N, 2] int32) -> [N, *size, C]``.
+    """
+    kind = tf.dtypes.as_dtype(dtype)
+    patch = tf.TensorSpec([*size, channels], kind)
+    signature = [
+        tf.TensorSpec([None, None, channels], kind),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None, 2], tf.int32),
+    ]
+
+    def fill(window, index, axis):
+        filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
+        inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
+        return tf.where(inside, filled, tf.constant(pad_value, kind))
+
+    @tf.function(input_signature=None if jit_compile else signature, jit_compile=jit_compile)
+    def cut_window(window, row_fill, col_fill, corners):
+        if jit_compile:  # XLA wants one shape from both branches of a condition, and fuses the gather anyway
+            window = fill(fill(window, row_fill, 0), col_fill, 1)
+        else:  # windows inside the image need no filling, and the gather would cost more than the cutting
+            same_rows = tf.reduce_all(tf.equal(row_fill, tf.range(tf.size(row_fill))))
+            same_cols = tf.reduce_all(tf.equal(col_fill, tf.range(tf.size(col_fill))))
+            window = tf.cond(same_rows, lambda: window, lambda: fill(window, row_fill, 0))
+            window = tf.cond(same_cols, lambda: window, lambda: fill(window, col_fill, 1))
+        return tf.map_fn(
+            lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape), corners, fn_output_signature=patch
+        )
+
+    return cut_window
+
+
+def cut(cutter: tf.types.experimental.PolymorphicFunction, window: np.ndarray, plan: WindowPlan) -> np.ndarray:
+    """The patches of a window as a read-only array ``[N, *size, C]``, in the window's dtype.
+
+    Args:
+        cutter: made by :func:`make_cutter` for this patch size, number of channels and dtype.
+        window: the pixels of ``plan.source``, ``[h, w, C]``.
+        plan: made by :func:`plan_window`.
+    """
+    patches = cutter(window, plan.row_fill, plan.col_fill, plan.corners)
+    return np.asarray(memoryview(patches))  # shares the tensor's memory; .numpy() would copy
