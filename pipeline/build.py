@@ -154,8 +154,8 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> No
     if account.images_rejected > account.allowed(config):
         raise TooManyRejected(
             f"{account.images_rejected} of {account.images} images have rejections ({reasons}), and max_rejected: "
-            f"{config.max_rejected:g} allows {account.allowed(config)}; {where}. Nothing was published; after the repair, "
-            "or with a higher max_rejected, the same command takes over the shards that are finished"
+            f"{config.max_rejected:g} allows {account.allowed(config)}; {where}. Nothing was published; after the "
+            "repair, or with a higher max_rejected, the same command takes over the shards that are finished"
         )
 
 

@@ -141,27 +141,16 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     reused = manifest["counters"].get("shards_reused", 0)
     print(f"images    {account['images']:,}, {account['images_rejected']} of them with rejections")
     for split, facts in manifest["splits"].items():
-        print(
-            f"{split:<9} {facts['patches']:,} patches of {facts['images']} images, {facts['shards']} shards, {_size(facts['bytes'])}"
-        )
+        size = f"{facts['shards']} shards, {facts['bytes'] / 1e6:,.1f} MB"
+        print(f"{split:<9} {facts['patches']:,} patches of {facts['images']:,} images, {size}")
     if account["reasons"]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
-        print(
-            f"rejected  {account['rejected']:,} of {account['planned']:,} planned patches ({reasons}), see rejected.jsonl"
-        )
+        print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
     if reused and not outcome.unchanged:
         print(f"reused    {reused} of {len(manifest['shards'])} shards, finished by an earlier attempt")
     print(f"dataset   {outcome.folder}")
     print(f"took      {manifest['seconds']} s" + (" when it was built" if outcome.unchanged else ""))
     print(f"look      patchbeam inspect {config.output.path}")
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def run() -> None:

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -229,7 +229,7 @@ def _set_value(values: dict, keys: list[str], value: Any, said: str) -> None:
     values[keys[-1]] = value
 
 
-def _explain(error: dict) -> str:
+def _explain(error: Mapping[str, Any]) -> str:
     """One line of pydantic's findings in our form: key, value, what is allowed."""
     # Of a union pydantic reports every branch, with the name of the branch in the location: not a key of the user's.
     location = [

@@ -66,8 +66,8 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         version: name of a version, to pin it.
 
     Returns:
-        Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row``, ``col``
-        (int64), ``key``, ``image_id``, ``label``, ``group`` and ``dtype`` (strings), in the order of the shards.
+        Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
+        ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
 
     Raises:
         ConfigError: if there is no such dataset or split.

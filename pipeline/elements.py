@@ -103,14 +103,14 @@ class ShardPlan(NamedTuple):
     """Everything that decides the bytes of a shard, beside the configuration."""
 
     split: str
-    index: int
+    number: int
     of: int
     regions: tuple[Region, ...]
 
     @property
     def name(self) -> str:
         """``train-00003-of-00016``."""
-        return f"{self.split}-{self.index:05d}-of-{self.of:05d}"
+        return f"{self.split}-{self.number:05d}-of-{self.of:05d}"
 
     def digest(self, content_digest: str) -> str:
         """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out."""

@@ -40,9 +40,14 @@ class Totals(NamedTuple):
     patches: int = 0
     whole_pixels: int = 0
 
-    def __add__(self, other: Totals) -> Totals:
-        sums = [a + b for a, b in zip(self[:-1], other[:-1])]
-        return Totals(*sums, max(self.whole_pixels, other.whole_pixels))
+    def __add__(self, other: Totals) -> Totals:  # type: ignore[override]
+        return Totals(
+            self.images + other.images,
+            self.regions + other.regions,
+            self.windows + other.windows,
+            self.patches + other.patches,
+            max(self.whole_pixels, other.whole_pixels),
+        )
 
 
 def grid_of(image: ImageInfo, config: Config) -> Grid:

@@ -74,10 +74,11 @@ def describe(dataset: Dataset) -> str:
     manifest, statistics = dataset.manifest, dataset.statistics()
     config, account = manifest["config"], manifest["accounts"]
     height, width = config["patch"]["size"]
+    form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
     lines = [
         f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
         f"folder    {dataset.folder}",
-        f"patches   {height} x {width} x {config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}",
+        f"patches   {height} x {width} x {form}",
         f"accounts  {account['planned']:,} planned = {account['written']:,} written + {account['filtered']:,} filtered "
         f"+ {account['rejected']:,} rejected",
         "features  image, shape, dtype, key, image_id, level, row, col, label, group",
@@ -94,9 +95,9 @@ def describe(dataset: Dataset) -> str:
         lines.append(f"  labels   {labels or '-'}")
         for number, channel in enumerate(statistics["splits"][split]["channels"]):
             if channel["count"]:
-                q = channel["quantiles"]
+                low, median, high = (channel["quantiles"][q] for q in ("0.01", "0.5", "0.99"))
                 lines.append(
-                    f"  channel {number}  mean {channel['mean']:.6g}  std {channel['std']:.6g}  min {channel['min']:g}  "
-                    f"1% {q['0.01']:g}  median {q['0.5']:g}  99% {q['0.99']:g}  max {channel['max']:g}"
+                    f"  channel {number}  mean {channel['mean']:.6g}  std {channel['std']:.6g}  min {channel['min']:g}"
+                    f"  1% {low:g}  median {median:g}  99% {high:g}  max {channel['max']:g}"
                 )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 def import_tensorflow() -> None:
     """Imports TensorFlow; what is printed meanwhile is shown only if the import fails."""
     with _held_back_stderr():
-        import tensorflow_transform  # noqa: F401  (imports TensorFlow, and libraries that print as it does)
+        import tensorflow  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from typing import Any
 
@@ -20,9 +21,9 @@ def parse_options(flags: list[str]) -> Any:
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    for options in {cls.__name__: cls for cls in _subclasses(PipelineOptions)}.values():
-        if "_add_argparse_args" in vars(options):
-            options._add_argparse_args(parser)
+    for cls in {cls.__name__: cls for cls in _subclasses(PipelineOptions)}.values():
+        if "_add_argparse_args" in vars(cls):
+            cls._add_argparse_args(parser)
     try:
         _, unknown = parser.parse_known_args(flags)
     except argparse.ArgumentError as error:
@@ -40,8 +41,8 @@ def parse_options(flags: list[str]) -> Any:
     return options
 
 
-def _subclasses(cls: type) -> list[type]:
-    return [cls, *(below for sub in cls.__subclasses__() for below in _subclasses(sub))]
+def _subclasses(cls: Any) -> list[Any]:
+    return [cls, *itertools.chain.from_iterable(_subclasses(below) for below in cls.__subclasses__())]
 
 
 def is_local(options: Any) -> bool:

@@ -9,6 +9,8 @@ import collections
 import functools
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from typing import Any
 
@@ -24,7 +26,7 @@ def summarize(folder: str, config: Config, receipts: list[ShardResult]) -> dict[
     _write_json(folder, "statistics.json", statistics)
     _write_tfds(folder, config, receipts)
     if statistics["splits"][config.training_split]["patches"]:
-        _write_normalization(folder, config, [r for r in receipts if r.split == config.training_split], statistics)
+        _write_normalization(folder, config, [r for r in receipts if r.split == config.training_split])
     return statistics
 
 
@@ -95,67 +97,27 @@ def _tensor(dtype: str, shape: dict, encoding: str = "none") -> dict:
     return {"pythonClassName": _feature_class("tensor_feature.Tensor"), "tensor": content}
 
 
-def _write_normalization(folder: str, config: Config, receipts: list[ShardResult], statistics: dict) -> None:
-    """Runs the tf-transform analysis over the moments and writes ``transform_fn``, its metadata and ``normalize``."""
-    import numpy as np
-    import tensorflow as tf
-    import tensorflow_transform as tft
+def _write_normalization(folder: str, config: Config, receipts: list[ShardResult]) -> None:
+    """Writes ``transform_fn``, ``transformed_metadata`` and ``normalize``, see ``pipeline.normalization``.
 
-    from transforms.normalize import export_image_model, input_specs
-
-    specs = input_specs(config.patch.size, config.input.channels, config.input.dtype)
+    In an interpreter of its own: there the names that TensorFlow counts up and the order of Python's sets are the same
+    each time, and so are the bytes of the graphs.
+    """
+    task = {
+        "size": config.patch.size,
+        "channels": config.input.channels,
+        "dtype": config.input.dtype,
+        "rows": [row for receipt in receipts for row in _analysis_rows(receipt)],
+    }
+    environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as local:
-        _analyze(specs, receipts, config, local)
-        layer = tft.TFTransformOutput(local).transform_features_layer()
-        export_image_model(layer, specs["image"], os.path.join(local, "normalize"))
-        # The constants went two ways, through tf-transform and through NumPy: they have to agree.
-        probe = np.zeros((1, *specs["image"].shape[1:]), config.input.dtype)
-        got = layer({"image": tf.constant(probe)})["image"].numpy()[0, 0, 0]
-        mean, std = (np.array(statistics["normalization"][name]) for name in ("mean", "std"))
-        expected = np.divide(-mean, std, out=np.zeros_like(mean), where=std > 0)
-        if not np.allclose(got, expected, rtol=1e-4, atol=1e-6):
-            raise RuntimeError(f"tf-transform normalises 0 to {got}, the statistics to {expected}")
+        program = [sys.executable, "-m", "pipeline.normalization", local]
+        done = subprocess.run(program, input=json.dumps(task), env=environment, text=True, capture_output=True)  # noqa: S603
+        if done.returncode:
+            raise RuntimeError(f"the analysis with tf-transform failed:\n{done.stderr[-4000:]}")
         for below in storage.files_below(local):
-            if not below.startswith("work/"):
-                with open(os.path.join(local, below), "rb") as file:
-                    storage.write_bytes(storage.join(folder, below), file.read())
-
-
-def _analyze(specs: dict, receipts: list[ShardResult], config: Config, out: str) -> None:
-    import apache_beam as beam
-    import pyarrow as pa
-    import tensorflow_transform.beam as tft_beam
-    from tfx_bsl.tfxio import tensor_adapter
-
-    from pipeline.runners import local_runner
-    from transforms.normalize import preprocess
-
-    columns = {name: spec for name, spec in specs.items() if name != "image"}
-    types = {"float64": pa.float64(), "float32": pa.float32(), "string": pa.large_binary()}
-    schema = pa.schema([(name, pa.large_list(types[spec.dtype.name])) for name, spec in columns.items()])
-    # The analysis reads the moments alone, while the graph is traced with the image among its inputs.
-    adapter = tensor_adapter.TensorAdapterConfig(
-        schema, {name: _dense(name, spec) for name, spec in columns.items()}, original_type_specs=specs
-    )
-    rows = [row for receipt in receipts for row in _analysis_rows(receipt)]
-    batch = pa.RecordBatch.from_arrays(
-        [pa.array([r[n] for r in rows], schema.field(n).type) for n in columns], schema=schema
-    )
-    options = beam.options.pipeline_options.PipelineOptions([])
-    with beam.Pipeline(runner=local_runner(options), options=options) as p:
-        with tft_beam.Context(temp_dir=os.path.join(out, "work")):
-            analyzed = (p | beam.Create([batch]), adapter) | tft_beam.AnalyzeDataset(preprocess)
-            analyzed | tft_beam.WriteTransformFn(out)
-
-
-def _dense(name: str, spec: Any) -> Any:
-    from tensorflow_metadata.proto.v0 import schema_pb2
-
-    representation = schema_pb2.TensorRepresentation()
-    representation.dense_tensor.column_name = name
-    for length in spec.shape[1:]:
-        representation.dense_tensor.shape.dim.add(size=length)
-    return representation
+            with open(os.path.join(local, below), "rb") as file:
+                storage.write_bytes(storage.join(folder, below), file.read())
 
 
 def _analysis_rows(receipt: ShardResult) -> list[dict[str, list]]:
@@ -165,9 +127,7 @@ def _analysis_rows(receipt: ShardResult) -> list[dict[str, list]]:
     sums = {"count": count, "total": count * pixels.mean, "squares": pixels.m2 + count * pixels.mean**2}
     rows = []
     for label, patches in receipt.labels.items() or [("", 0)]:
-        rows.append(
-            {k: v.tolist() for k, v in sums.items()} | {"label": [label.encode()], "label_count": [float(patches)]}
-        )
+        rows.append({k: v.tolist() for k, v in sums.items()} | {"label": [label], "label_count": [float(patches)]})
         sums = {name: 0 * column for name, column in sums.items()}
     return rows
 

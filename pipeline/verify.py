@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-import struct
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.dataset import Dataset
 from pipeline.elements import index_file, shard_file
-from pipeline.shards import masked_crc
+from pipeline.records import read_record
 from transforms.encoding import decode_patch
 from transforms.example import from_example
-
-_MAX_RECORD = 1 << 31
 
 
 def verify(dataset: Dataset, threads: int) -> list[str]:
@@ -53,43 +50,31 @@ def _verify_sums(manifest: dict[str, Any]) -> Iterator[str]:
 
 def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:
     name = shard_file(shard["shard"])
+    path = storage.join(dataset.folder, name)
     try:
         with storage.open_read(storage.join(dataset.folder, index_file(shard["shard"]))) as file:
             index = pq.read_table(file).to_pylist()
     except Exception as error:  # pyarrow raises its own kinds on broken files
         yield f"{index_file(shard['shard'])}: cannot be read: {error}"
         return
-    checksum, number, offset = hashlib.sha256(), 0, 0
-    with storage.open_read(storage.join(dataset.folder, name)) as file:
-        while header := file.read(12):
-            try:
-                payload, framed = _read_record(file, header)
+    number, offset = 0, 0
+    with storage.open_read(path) as file:
+        try:
+            while record := read_record(file):
+                payload, size = record
                 if number >= len(index):
                     raise ValueError("is not in the index")
                 _check_record(payload, index[number], offset, dataset.manifest["config"])
-            except ValueError as error:
-                yield f"{name}: record {number} at byte {offset}: {error}"
-                return  # what follows a broken record has no known place
-            checksum.update(framed)
-            offset += len(framed)
-            number += 1
+                number, offset = number + 1, offset + size
+        except ValueError as error:
+            yield f"{name}: record {number} at byte {offset}: {error}"
+            return  # what follows a broken record has no known place
     if number != shard["records"] or number != len(index):
         yield f"{name}: holds {number} records, the manifest says {shard['records']}, the index {len(index)}"
-    if checksum.hexdigest() != shard["sha256"]:
-        yield f"{name}: sha256 is {checksum.hexdigest()}, the manifest says {shard['sha256']}"
-
-
-def _read_record(file: BinaryIO, header: bytes) -> tuple[bytes, bytes]:
-    """(payload, whole record)."""
-    if len(header) < 12 or masked_crc(header[:8]) != header[8:]:
-        raise ValueError("the checksum of its length is wrong")
-    (length,) = struct.unpack("<Q", header[:8])
-    if length > _MAX_RECORD:
-        raise ValueError(f"claims {length} bytes")
-    rest = file.read(length + 4)
-    if len(rest) < length + 4 or masked_crc(rest[:-4]) != rest[-4:]:
-        raise ValueError("the checksum of its content is wrong")
-    return rest[:-4], header + rest
+    with storage.open_read(path) as file:
+        checksum = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    if checksum != shard["sha256"]:
+        yield f"{name}: sha256 is {checksum}, the manifest says {shard['sha256']}"
 
 
 def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict[str, Any]) -> None:

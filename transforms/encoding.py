@@ -30,8 +30,8 @@ def encode_patch(patch: np.ndarray, encoding: Encoding, quality: int = 95) -> by
     if patch.shape[-1] == 1:
         patch = patch[..., 0]
     if encoding == "png":
-        return imagecodecs.png_encode(patch, **_PNG)
-    return imagecodecs.jpeg8_encode(patch, level=quality)
+        return bytes(imagecodecs.png_encode(patch, **_PNG))
+    return bytes(imagecodecs.jpeg8_encode(patch, level=quality))
 
 
 def decode_patch(data: bytes, encoding: Encoding, shape: tuple[int, int, int], dtype: str) -> np.ndarray:

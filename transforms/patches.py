@@ -22,14 +22,15 @@ class WindowPlan(NamedTuple):
         source: the pixels of the image to read.
         row_fill, col_fill: ``[H']``, ``[W']`` int32: the row and column of the window behind each row and column of
             the padded area, -1 for the constant.
-        corners: ``[N, 2]`` int32: first row and column of every patch in the padded area, row by row.
-        starts: ``[N, 2]`` int64: the same in the image.
+        rows, cols: ``[R]``, ``[C]`` int32: first rows and first columns of the patches in the padded area.
+        starts: ``[R * C, 2]`` int64: row and column of every patch in the image, row by row.
     """
 
     source: Box
     row_fill: np.ndarray
     col_fill: np.ndarray
-    corners: np.ndarray
+    rows: np.ndarray
+    cols: np.ndarray
     starts: np.ndarray
 
 
@@ -44,8 +45,8 @@ def plan_window(grid: Grid, cells: Cells, pad: PadMode) -> WindowPlan:
     row, height, row_fill, row_starts = _plan_axis(grid.rows, cells.row_from, cells.row_to, pad)
     col, width, col_fill, col_starts = _plan_axis(grid.cols, cells.col_from, cells.col_to, pad)
     starts = np.stack(np.meshgrid(row_starts, col_starts, indexing="ij"), axis=-1).reshape(-1, 2)
-    corners = (starts - starts[0]).astype(np.int32)
-    return WindowPlan(Box(row, col, height, width), row_fill, col_fill, corners, starts)
+    rows, cols = ((s - s[0]).astype(np.int32) for s in (row_starts, col_starts))
+    return WindowPlan(Box(row, col, height, width), row_fill, col_fill, rows, cols, starts)
 
 
 def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode) -> tuple[int, int, np.ndarray, np.ndarray]:
@@ -70,34 +71,46 @@ def make_cutter(
         jit_compile: compile with XLA, once for each window shape; for windows of one fixed size.
 
     Returns:
-        ``f(window [h, w, C], row_fill [H'] int32, col_fill [W'] int32, corners [N, 2] int32) -> [N, *size, C]``.
+        ``f(window [h, w, channels], row_fill [H'], col_fill [W'], rows [R], cols [C]) -> [R * C, *size, channels]``,
+        with the int32 vectors of :class:`WindowPlan`.
     """
     kind = tf.dtypes.as_dtype(dtype)
     patch = tf.TensorSpec([*size, channels], kind)
-    signature = [
-        tf.TensorSpec([None, None, channels], kind),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None], tf.int32),
-        tf.TensorSpec([None, 2], tf.int32),
-    ]
+    signature = [tf.TensorSpec([None, None, channels], kind)] + 4 * [tf.TensorSpec([None], tf.int32)]
 
     def fill(window, index, axis):
         filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
         inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
         return tf.where(inside, filled, tf.constant(pad_value, kind))
 
-    @tf.function(input_signature=None if jit_compile else signature, jit_compile=jit_compile)
-    def cut_window(window, row_fill, col_fill, corners):
-        if jit_compile:  # XLA wants one shape from both branches of a condition, and fuses the gather anyway
-            window = fill(fill(window, row_fill, 0), col_fill, 1)
-        else:  # windows inside the image need no filling, and the gather would cost more than the cutting
-            same_rows = tf.reduce_all(tf.equal(row_fill, tf.range(tf.size(row_fill))))
-            same_cols = tf.reduce_all(tf.equal(col_fill, tf.range(tf.size(col_fill))))
-            window = tf.cond(same_rows, lambda: window, lambda: fill(window, row_fill, 0))
-            window = tf.cond(same_cols, lambda: window, lambda: fill(window, col_fill, 1))
-        return tf.map_fn(
-            lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape), corners, fn_output_signature=patch
-        )
+    def side_by_side(window, rows, cols):
+        """One copy, where the general way takes two."""
+        window = window[: tf.size(rows) * size[0], : tf.size(cols) * size[1]]
+        parts = tf.reshape(window, [tf.size(rows), size[0], tf.size(cols), size[1], channels])
+        return tf.reshape(tf.transpose(parts, [0, 2, 1, 3, 4]), [-1, *patch.shape])
+
+    def anywhere(window, rows, cols):
+        corners = tf.reshape(tf.stack(tf.meshgrid(rows, cols, indexing="ij"), axis=-1), [-1, 2])
+        slice_at = lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape)
+        return tf.map_fn(slice_at, corners, fn_output_signature=patch)
+
+    def counts(index, step=1):
+        return tf.reduce_all(tf.equal(index, step * tf.range(tf.size(index))))
+
+    if jit_compile:  # XLA wants one shape from both branches of a condition, and fuses the gathers anyway
+
+        @tf.function(jit_compile=True)
+        def cut_window(window, row_fill, col_fill, rows, cols):
+            return anywhere(fill(fill(window, row_fill, 0), col_fill, 1), rows, cols)
+
+    else:
+
+        @tf.function(input_signature=signature)
+        def cut_window(window, row_fill, col_fill, rows, cols):
+            window = tf.cond(counts(row_fill), lambda: window, lambda: fill(window, row_fill, 0))
+            window = tf.cond(counts(col_fill), lambda: window, lambda: fill(window, col_fill, 1))
+            regular = counts(rows, size[0]) & counts(cols, size[1])
+            return tf.cond(regular, lambda: side_by_side(window, rows, cols), lambda: anywhere(window, rows, cols))
 
     return cut_window
 
@@ -110,5 +123,5 @@ def cut(cutter: tf.types.experimental.PolymorphicFunction, window: np.ndarray, p
         window: the pixels of ``plan.source``, ``[h, w, C]``.
         plan: made by :func:`plan_window`.
     """
-    patches = cutter(window, plan.row_fill, plan.col_fill, plan.corners)
+    patches = cutter(window, plan.row_fill, plan.col_fill, plan.rows, plan.cols)
     return np.asarray(memoryview(patches))  # shares the tensor's memory; .numpy() would copy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -30,7 +30,7 @@ def open_reader(file: BinaryIO, level: int) -> Reader:
         raise Unreadable("corrupt_header", f"not a TIFF header: {error}") from error
     if level >= len(series.levels):
         raise Unreadable("no_such_level", f"has {len(series.levels)} pyramid levels, asked for level {level}")
-    pages = series.levels[level].pages
+    pages: Any = series.levels[level].pages
     if len(pages) != 1:
         raise Unreadable("unsupported_mode", f"a stack of {len(pages)} pages ({series.axes}); single images are read")
     page = pages[0].aspage()
@@ -46,7 +46,7 @@ def open_reader(file: BinaryIO, level: int) -> Reader:
     return WholeReader(file, height, width, layout.channels, layout.dtype, turned, lambda _: reader.read_stored(whole))
 
 
-def _check(page: tifffile.TiffPage) -> None:
+def _check(page: Any) -> None:
     colour = getattr(page.photometric, "name", page.photometric)
     if colour not in _COLOURS:
         raise Unreadable("unsupported_mode", f"colour space {colour}; {', '.join(_COLOURS)} are read")
@@ -64,7 +64,7 @@ def _check(page: tifffile.TiffPage) -> None:
         raise Unreadable("corrupt_header", f"{page.nbytes} bytes of pixels in a file of {page.parent.filehandle.size}")
 
 
-def _rows_are_plain(page: tifffile.TiffPage) -> bool:
+def _rows_are_plain(page: Any) -> bool:
     """Whether the pixels lie in one piece, uncompressed, row after row, so that any rows can be read directly."""
     bits = page.dtype.itemsize * 8
     return page.is_contiguous and page.bitspersample == bits and (page.planarconfig == 1 or page.samplesperpixel == 1)
@@ -73,13 +73,13 @@ def _rows_are_plain(page: tifffile.TiffPage) -> bool:
 class _TiffReader:
     """One page of a TIFF, block by block."""
 
-    def __init__(self, file: BinaryIO, page: tifffile.TiffPage, turned: int):
+    def __init__(self, file: BinaryIO, page: Any, turned: int):
         self._file, self._page, self._turned = file, page, turned
         self._lock = threading.Lock()
         self._plain = _rows_are_plain(page)
         height, width = page.imagelength, page.imagewidth
         blocks = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
-        self._block = (1, width) if self._plain else (min(blocks[0], height), min(blocks[1], width))
+        self._block: tuple[int, int] = (1, width) if self._plain else (min(blocks[0], height), min(blocks[1], width))
         self.layout = Layout(
             *orientation.shown_size(height, width, turned),
             page.samplesperpixel,

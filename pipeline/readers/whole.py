@@ -31,8 +31,8 @@ class WholeReader:
         if needed > MAX_WHOLE_BYTES:
             raise Unreadable(
                 "too_large",
-                f"{height} x {width} x {channels} {dtype} takes {needed >> 20} MiB, and this format can only be decoded "
-                f"whole, up to {MAX_WHOLE_BYTES >> 20} MiB; convert it to a tiled TIFF",
+                f"{height} x {width} x {channels} {dtype} takes {needed >> 20} MiB, and this format can only be "
+                f"decoded whole, up to {MAX_WHOLE_BYTES >> 20} MiB; convert it to a tiled TIFF",
             )
         self._stored = (height, width, channels)
         shown = orientation.shown_size(height, width, turned)

@@ -1,0 +1,50 @@
+"""Make a large tiled TIFF from the sample photographs, a tile at a time: python benchmarks/mosaic.py OUT.tif 20000"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+PHOTOS = pathlib.Path(__file__).parent.parent / "samples" / "photos"
+
+
+def photographs() -> np.ndarray:
+    """The JPEG photographs, cropped to one height and put side by side: ``[2048, W, 3]`` uint8."""
+    pictures = [imagecodecs.jpeg8_decode(path.read_bytes()) for path in sorted(PHOTOS.glob("*.jpg"))]
+    return np.concatenate([picture[:2048] for picture in pictures if picture.shape[0] >= 2048], axis=1)
+
+
+def tiles(side: int, tile: int) -> Iterator[np.ndarray]:
+    """The tiles of a ``side`` x ``side`` picture, row by row; its content is the photographs, shifted in every row."""
+    source = photographs()
+    height, width = source.shape[:2]
+    for row in range(0, side, tile):
+        for col in range(0, side, tile):
+            down = row % (height - tile)
+            across = (col + 997 * (row // height)) % (width - tile)
+            yield source[down : down + tile, across : across + tile]
+
+
+def write_mosaic(path: str, side: int, tile: int = 256, quality: int = 90) -> None:
+    """Writes a BigTIFF of ``side`` x ``side`` RGB pixels in JPEG tiles."""
+    tifffile.imwrite(
+        path,
+        tiles(side, tile),
+        shape=(side, side, 3),
+        dtype=np.uint8,
+        tile=(tile, tile),
+        photometric="ycbcr",
+        compression="jpeg",
+        compressionargs={"level": quality},
+        bigtiff=True,
+        maxworkers=2,
+    )
+
+
+if __name__ == "__main__":
+    write_mosaic(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,80 @@
+"""Work on the threads of a process, in order and a little ahead, and the time that it takes."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
+
+
+@functools.cache
+def threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
+    """The threads of this process, shared by all shards that it writes at the same time."""
+    return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="patchbeam")
+
+
+def in_order(function: Callable[..., _Result], items: Iterable[tuple[Any, ...]], count: int) -> Iterator[_Result]:
+    """``function(*item)`` for each item, in their order, on ``count`` threads.
+
+    One item more than there are threads is under way, so that no thread waits for the consumer; what is finished and
+    not yet taken is bounded by the same number.
+    """
+    items = iter(items)
+    running: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
+    try:
+        while True:
+            for item in itertools.islice(items, count + 1 - len(running)):
+                running.append(threads(count).submit(function, *item))
+            if not running:
+                return
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+class Clock:
+    """Seconds spent by name, over all threads.
+
+    >>> clock = Clock()
+    >>> with clock("read"):
+    ...     pass
+    >>> clock.milliseconds()
+    {'read_ms': 0}
+    """
+
+    def __init__(self) -> None:
+        self._spent: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Counts the time of the block."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter_ns() - start
+            with self._lock:
+                self._spent[name] += spent
+
+    def milliseconds(self) -> dict[str, int]:
+        """``{name_ms: milliseconds}``."""
+        return {f"{name}_ms": spent // 10**6 for name, spent in self._spent.items()}
+
+
+def limit_tensorflow_threads(count: int) -> None:
+    """Keeps TensorFlow from starting a thread for every core in each of several processes on one machine."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # TensorFlow is running already, with the limits of the first shard
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)

@@ -1,0 +1,121 @@
+"""The bytes of a shard: TFRecord framing, and the index that says where each patch lies in it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.elements import ImageInfo
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("image_id", pa.string()),
+        ("level", pa.int32()),
+        ("row", pa.int64()),
+        ("col", pa.int64()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.string()),  # file name
+        ("record", pa.int64()),  # number of the record in the shard
+        ("offset", pa.int64()),  # of the serialized Example in the file, and its length
+        ("length", pa.int64()),
+        ("image_offset", pa.int64()),  # of the encoded patch in the file, and its length
+        ("image_length", pa.int64()),
+    ]
+)
+_HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
+_MAX_PAYLOAD = 1 << 31
+
+
+class Row(NamedTuple):
+    """A patch of a shard; rows sort into the order that the patches have there.
+
+    Attributes:
+        order: a digest for shuffled shards, 0 for sequential ones.
+        image: where the patch was cut.
+        row, col: its first pixel.
+        length: bytes of its serialized Example.
+        image_offset, image_length: where the encoded patch lies in the Example.
+        spooled: where the Example lies in the spool.
+    """
+
+    order: int
+    image: ImageInfo
+    row: int
+    col: int
+    length: int
+    image_offset: int
+    image_length: int
+    spooled: int = 0
+
+
+def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
+    """Copies the Examples from the spool, in the order of ``rows``, as TFRecords; returns their size and sha256."""
+    size, checksum = 0, hashlib.sha256()
+    for row in rows:
+        spool.seek(row.spooled)
+        payload = spool.read(row.length)
+        header = struct.pack("<Q", row.length)
+        record = b"".join((header, _masked_crc(header), payload, _masked_crc(payload)))
+        file.write(record)
+        checksum.update(record)
+        size += len(record)
+    return size, checksum.hexdigest()
+
+
+def read_record(file: BinaryIO) -> tuple[bytes, int] | None:
+    """The payload of the next record and the bytes that the record takes; None at the end of the file.
+
+    Raises:
+        ValueError: if a checksum is wrong or the record is cut short.
+    """
+    header = file.read(_HEADER)
+    if not header:
+        return None
+    if len(header) < _HEADER or _masked_crc(header[:8]) != header[8:]:
+        raise ValueError("the checksum of its length is wrong")
+    (length,) = struct.unpack("<Q", header[:8])
+    if length > _MAX_PAYLOAD:
+        raise ValueError(f"claims {length} bytes")
+    rest = file.read(length + _FOOTER)
+    if len(rest) < length + _FOOTER or _masked_crc(rest[:-_FOOTER]) != rest[-_FOOTER:]:
+        raise ValueError("the checksum of its content is wrong")
+    return rest[:-_FOOTER], _HEADER + len(rest)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """The checksum of the TFRecord format: CRC-32C, rotated and shifted (tensorflow/core/lib/hash/crc32c.h)."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def make_index(split: str, shard: str, level: int, rows: Sequence[Row]) -> bytes:
+    """The index of one shard as Parquet.
+
+    Args:
+        split: of the shard.
+        shard: its file name.
+        level: pyramid level of the patches.
+        rows: its patches, in the order of the file.
+    """
+    entries, offset = [], _HEADER
+    for number, row in enumerate(rows):
+        image = row.image
+        key = f"{image.image_id}#{level}/{row.row}/{row.col}"
+        place = (number, offset, row.length, offset + row.image_offset, row.image_length)
+        entries.append((key, image.image_id, level, row.row, row.col, image.label, image.group, split, shard, *place))
+        offset += row.length + _FOOTER + _HEADER
+    columns = zip(*entries) if entries else [[]] * len(INDEX_SCHEMA)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, INDEX_SCHEMA.types)]
+    out = io.BytesIO()
+    pq.write_table(pa.table(arrays, schema=INDEX_SCHEMA), out)
+    return out.getvalue()
