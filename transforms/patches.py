@@ -81,7 +81,7 @@ def make_cutter(
     def fill(window, index, axis):
         filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
         inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
-        return tf.where(inside, filled, tf.constant(pad_value, kind))
+        return tf.where(inside, filled, tf.constant(np.asarray(pad_value, dtype)))
 
     def side_by_side(window, rows, cols):
         """One copy, where the general way takes two."""

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Sets up an environment in .venv and does everything that can be done on one machine.
+#
+#   ./run_local.sh         builds datasets from the sample images
+#   ./run_local.sh test    runs the checks and the tests
+#   ./run_local.sh heavy   runs the tests that take minutes and gigabytes
+#
+# PYTHON chooses the interpreter (3.11, 3.12 or 3.13).
+set -euo pipefail
+cd "$(dirname "$0")"
+
+fail() { echo "run_local.sh: $*" >&2; exit 1; }
+
+find_python() {
+    for name in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
+        if [ -n "$name" ] && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    fail "needs Python 3.11, 3.12 or 3.13; install one, or name it: PYTHON=/path/to/python3.11 ./run_local.sh"
+}
+
+set_up() {
+    # The stamp is what the environment was made from: nothing is installed twice.
+    stamp="$(cat requirements.lock pyproject.toml | cksum)"
+    if [ "$(cat .venv/stamp 2>/dev/null || true)" = "$stamp" ]; then return; fi
+    python="$(find_python)"
+    echo "Setting up .venv with the locked dependencies (2.9 GB; half a minute to some minutes) ..." >&2
+    "$python" -m venv --clear .venv || fail "$python cannot make an environment; on Debian: apt-get install python3-venv"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+    .venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock
+    .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .
+    echo "$stamp" > .venv/stamp
+}
+
+case "${1:-}" in
+    "")
+        set_up
+        .venv/bin/patchbeam build configs/quickstart.yaml
+        echo
+        .venv/bin/patchbeam build configs/sixteen_bit.yaml
+        ;;
+    test)
+        set_up
+        .venv/bin/ruff check .
+        .venv/bin/ruff format --check .
+        .venv/bin/mypy
+        .venv/bin/python -m pytest "${@:2}"
+        ;;
+    heavy)
+        set_up
+        .venv/bin/python -m pytest -m heavy "${@:2}"
+        ;;
+    *) fail "unknown command $1; there are test and heavy, and none at all builds the samples" ;;
+esac

@@ -1,0 +1,22 @@
+"""The examples in docstrings are true."""
+
+import doctest
+import importlib
+
+MODULES = [
+    "transforms.grid",
+    "transforms.patches",
+    "transforms.moments",
+    "pipeline.elements",
+    "pipeline.headers",
+    "pipeline.plan",
+    "pipeline.storage",
+    "pipeline.readers.orientation",
+]
+
+
+def test_examples_in_docstrings_give_what_they_say():
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in MODULES}
+
+    assert {name: result.failed for name, result in results.items()} == dict.fromkeys(MODULES, 0)
+    assert sum(result.attempted for result in results.values()) >= 1

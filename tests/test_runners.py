@@ -1,0 +1,151 @@
+"""Beam's options are checked, and the local runner uses all cores unless told otherwise."""
+
+import os
+
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
+from pipeline.config import ConfigError
+from pipeline.runners import is_local, make_runner, parse_options, threads_per_process
+
+
+@pytest.fixture(autouse=True)
+def six_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+
+
+def facts(*flags):
+    """(runner, workers, mode) of the options."""
+    options = parse_options(list(flags))
+    direct = options.view_as(DirectOptions)
+    return options.view_as(StandardOptions).runner, direct.direct_num_workers, direct.direct_running_mode
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("FnApiRunner", 6, "multi_threading")),
+        (["--runner=DirectRunner"], ("FnApiRunner", 6, "multi_threading")),
+        (["--runner", "FnApiRunner"], ("FnApiRunner", 6, "multi_threading")),
+        (["--direct_num_workers=3"], ("FnApiRunner", 3, "multi_threading")),
+        (["--direct_num_workers", "3"], ("FnApiRunner", 3, "multi_threading")),
+        (["--direct_num_workers=1"], ("FnApiRunner", 1, "in_memory")),
+        (["--direct_running_mode=multi_processing"], ("FnApiRunner", 6, "multi_processing")),
+        (["--direct_running_mode", "in_memory"], ("FnApiRunner", 6, "in_memory")),
+        (["--direct_num_workers=1", "--direct_running_mode=multi_threading"], ("FnApiRunner", 1, "multi_threading")),
+        (["--direct_num_workers=2", "--direct_running_mode=multi_processing"], ("FnApiRunner", 2, "multi_processing")),
+        (["--runner=FlinkRunner"], ("FlinkRunner", 1, "in_memory")),
+        (["--runner=DataflowRunner"], ("DataflowRunner", 1, "in_memory")),
+    ],
+)
+def test_the_runner_and_its_workers(flags, expected):
+    assert facts(*flags) == expected
+
+
+def test_other_options_are_kept():
+    options = parse_options(
+        ["--runner=PortableRunner", "--job_endpoint=here:8099", "--environment_type=LOOPBACK", "--experiments=a",
+         "--experiments=b", "--streaming"]
+    )  # fmt: skip
+    all_options = options.get_all_options(drop_default=True)
+    assert all_options["experiments"] == ["a", "b"]
+    assert options.view_as(PortableOptions).job_endpoint == "here:8099"
+    assert options.view_as(PortableOptions).environment_type == "LOOPBACK"
+    assert options.view_as(StandardOptions).streaming is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--no_such_flag"], "--no_such_flag"),
+        (["--no_such_flag=3"], "--no_such_flag=3"),
+        (["--no_such_flag", "3"], "--no_such_flag 3"),
+        (["--direct_num=2"], "--direct_num=2"),
+        (["--direct_num_worker=2"], "--direct_num_worker=2"),
+        (["--run=DirectRunner"], "--run=DirectRunner"),
+        (["direct_num_workers=2"], "direct_num_workers=2"),
+        (["--foo", "--direct_num_workers=2", "--bar=1"], "--foo --bar=1"),
+        (["-x"], "-x"),
+    ],
+)
+def test_flags_that_beam_does_not_know_are_named_also_abbreviations(flags, named):
+    with pytest.raises(ConfigError) as caught:
+        parse_options(flags)
+    assert str(caught.value) == f"Beam options: {named}: not known to Beam; see patchbeam build --help"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--direct_num_workers=two", "argument --direct_num_workers: invalid int value: 'two'"),
+        ("--direct_num_workers", "argument --direct_num_workers: expected one argument"),
+        ("--direct_running_mode=fast", "argument --direct_running_mode: invalid choice: 'fast'"),
+    ],
+)
+def test_a_wrong_value_of_a_flag_is_named(flag, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_options([flag])
+    assert str(caught.value).startswith(f"Beam options: {message}")
+
+
+ALIASES = "Beam looks runners up in lower case and with 'runner' added, is_local compares the text"
+
+
+@pytest.mark.xfail(strict=True, reason=ALIASES)
+@pytest.mark.parametrize("name", ["directrunner", "direct", "fnapirunner"])
+def test_every_spelling_that_beam_takes_for_the_local_runner_is_local(name):
+    assert facts(f"--runner={name}") == ("FnApiRunner", 6, "multi_threading")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the name is first looked at when the pipeline is made, in the middle of a build"
+)
+def test_a_runner_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="NonsenseRunner"):
+        parse_options(["--runner=NonsenseRunner"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "local"),
+    [
+        ([], True),
+        (["--runner=DirectRunner"], True),
+        (["--runner=FlinkRunner"], False),
+        (["--runner=SparkRunner"], False),
+    ],
+)
+def test_only_the_local_runner_is_local(flags, local):
+    assert is_local(parse_options(flags)) == local
+
+
+def test_options_without_a_runner_are_local():
+    assert is_local(PipelineOptions([]))
+
+
+def test_the_runner_is_an_object_where_it_is_local_and_a_name_where_not():
+    assert type(make_runner(parse_options([]))) is FnApiRunner
+    assert make_runner(parse_options(["--runner=FlinkRunner"])) == "FlinkRunner"
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads"),
+    [
+        ([], 6),
+        (["--direct_num_workers=2"], 6),  # threads of one process
+        (["--direct_num_workers=1"], 6),
+        (["--direct_running_mode=multi_processing"], 1),
+        (["--direct_running_mode=multi_processing", "--direct_num_workers=2"], 3),
+        (["--direct_running_mode=multi_processing", "--direct_num_workers=4"], 1),
+        (["--direct_running_mode=multi_processing", "--direct_num_workers=40"], 1),
+        (["--runner=FlinkRunner"], None),
+    ],
+)
+def test_threads_are_shared_among_the_processes_of_this_machine(flags, threads):
+    assert threads_per_process(parse_options(flags)) == threads
+
+
+@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="Beam takes 0 workers for one per core")
+def test_zero_workers_are_one_for_every_core():
+    options = parse_options(["--direct_num_workers=0", "--direct_running_mode=multi_processing"])
+    assert threads_per_process(options) == 1
