@@ -24,22 +24,30 @@ _PNG = {"level": 1, "strategy": 3, "filter": 32}
 
 
 def encode_patch(patch: np.ndarray, encoding: Encoding, quality: int = 95) -> bytes:
-    """The bytes of ``patch [H, W, C]``; ``quality`` (1..100) is for JPEG only."""
+    """The bytes of ``patch [H, W, C]``; ``quality`` (1..100) is for JPEG only.
+
+    Raises:
+        ValueError: for channels or a dtype that the encoding does not hold.
+    """
     if encoding == "raw":
         return np.ascontiguousarray(patch, patch.dtype.newbyteorder("<")).tobytes()
-    if patch.shape[-1] == 1:
-        patch = patch[..., 0]
+    if encoding == "jpeg" and (patch.dtype != np.uint8 or patch.shape[-1] not in (1, 3)):
+        raise ValueError(f"jpeg holds 1 or 3 channels of uint8, not {patch.shape[-1]} of {patch.dtype}")
+    patch = np.ascontiguousarray(patch[..., 0] if patch.shape[-1] == 1 else patch, patch.dtype.newbyteorder("="))
     if encoding == "png":
         return bytes(imagecodecs.png_encode(patch, **_PNG))
     return bytes(imagecodecs.jpeg8_encode(patch, level=quality))
 
 
 def decode_patch(data: bytes, encoding: Encoding, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
-    """The patch ``[H, W, C]`` of ``dtype`` behind ``data``.
+    """The patch ``[H, W, C]`` of ``dtype`` behind ``data``; may be read-only.
 
     Raises:
         ValueError: if the bytes do not hold a patch of this shape and dtype.
     """
+    # libjpeg would fill the missing end of a picture with grey.
+    if encoding == "jpeg" and not data.endswith(b"\xff\xd9"):
+        raise ValueError("the jpeg bytes of the patch do not decode: they end early")
     try:
         if encoding == "raw":
             return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)

@@ -41,11 +41,29 @@ class PatchRecord(NamedTuple):
         return f"{self.image_id}#{self.level}/{self.row}/{self.col}"
 
 
+_NUMBERS = {"shape": 3, "level": 1, "row": 1, "col": 1}
+_TEXTS = ("dtype", "image_id", "label", "group", "key")
+
+
 def to_example(record: PatchRecord) -> bytes:
-    """The record as a serialized Example; equal records give equal bytes."""
+    """The record as a serialized Example; equal records give equal bytes.
+
+    The features are serialized one by one and put together in a fixed order: that of a map is up to each protobuf
+    library. (Messages merge by concatenation: protobuf.dev/programming-guides/encoding, "Last One Wins".)
+    """
     values = record._asdict() | {"key": record.key}
-    features = tf.train.Features(feature={name: _feature(value) for name, value in values.items()})
-    return tf.train.Example(features=features).SerializeToString(deterministic=True)
+    entries = ({name: _feature(value)} for name, value in values.items())
+    features = b"".join(tf.train.Features(feature=entry).SerializeToString() for entry in entries)
+    return b"\x0a" + _varint(len(features)) + features  # field 1 of Example, a message
+
+
+def _varint(number: int) -> bytes:
+    """The number in groups of seven bits, the lowest first, all but the last marked."""
+    groups = []
+    while number > 127:
+        groups.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*groups, number])
 
 
 def from_example(data: bytes) -> PatchRecord:
@@ -56,13 +74,17 @@ def from_example(data: bytes) -> PatchRecord:
     """
     try:
         features = tf.train.Example.FromString(data).features.feature
-        text = {k: features[k].bytes_list.value[0].decode() for k in ("dtype", "image_id", "label", "group", "key")}
-        numbers = {k: features[k].int64_list.value[0] for k in ("level", "row", "col")}
-        shape = tuple(features["shape"].int64_list.value)
-        key = text.pop("key")
-        record = PatchRecord(image=features["image"].bytes_list.value[0], shape=shape, **text, **numbers)
-    except Exception as error:  # protobuf's DecodeError, IndexError of a missing feature, UnicodeDecodeError
-        raise ValueError(f"not an Example of a patch: {error or type(error).__name__}") from error
+        lengths = {name: len(features[name].int64_list.value) for name in _NUMBERS}
+        lengths |= {name: len(features[name].bytes_list.value) for name in ("image", *_TEXTS)}
+        if wrong := [name for name, length in lengths.items() if length != _NUMBERS.get(name, 1)]:
+            raise ValueError(f"missing or of another length: {', '.join(wrong)}")
+        text = {name: features[name].bytes_list.value[0].decode() for name in _TEXTS}
+        numbers = {name: features[name].int64_list.value[0] for name in ("level", "row", "col")}
+        height, width, channels = features["shape"].int64_list.value
+    except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
+        raise ValueError(f"not an Example of a patch: {error}") from error
+    key = text.pop("key")
+    record = PatchRecord(features["image"].bytes_list.value[0], (height, width, channels), **text, **numbers)
     if key != record.key:
         raise ValueError(f"key {key!r} does not fit the other features, which give {record.key!r}")
     return record

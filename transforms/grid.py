@@ -12,8 +12,8 @@ pad       lets the last patch reach past the border, filled by a      every pixe
 shift     moves the last patch back so that it ends at the border     every pixel in at least one patch
 ========  ==========================================================  =========================================
 
-With ``stride > size`` the gaps between patches stay uncovered under every policy. An axis shorter than one patch
-has no patch under ``drop`` and ``shift`` and one padded patch under ``pad``.
+With ``stride > size`` the gaps between patches stay uncovered, but for pixels that a shifted last patch takes in. An
+axis shorter than one patch has no patch under ``drop`` and ``shift`` and one padded patch under ``pad``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Integer pixels are described completely by their histogram with one bin for each value. For float32 the bins are
 the 65,536 possible upper halves of the bit pattern, in numerical order: fixed in advance, so that any two
-histograms add up, and at most 2**-7 of the value wide. Count, mean, second moment, minimum and maximum of floats
+histograms add up, and at most 2**-7 of the value wide (2**-133 below the normal numbers). Count, mean, second moment, minimum and maximum of floats
 are kept beside the histogram and are exact; NaN and infinities are left out.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_BINS = {"uint8": 256, "uint16": 65536, "float32": 65536}
 _REPORT_BINS = 256
 
 
@@ -46,13 +47,13 @@ class Moments(NamedTuple):
 
 def empty(channels: int, dtype: str) -> Moments:
     """The moments of no pixels."""
-    bins = 256 if dtype == "uint8" else 65536
+    bins = _BINS[dtype]
     zero, infinity = np.zeros(channels), np.full(channels, np.inf)
     return Moments(dtype, np.zeros((channels, bins), np.int64), zero, zero, infinity, -infinity)
 
 
 def measure(pixels: np.ndarray) -> Moments:
-    """The moments of ``pixels [..., C]``.
+    """The moments of ``pixels [N, H, W, C]`` of uint8, uint16 or float32, none of the lengths 0.
 
     >>> finished(measure(np.array([[[0, 10]], [[2, 10]]], np.uint8))).mean.tolist()
     [1.0, 10.0]
@@ -114,9 +115,10 @@ def describe(moments: Moments) -> list[dict]:
     """One dictionary per channel for people and JSON.
 
     Keys: ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the smallest
-    value that at least this fraction of pixels does not exceed, NumPy's ``inverted_cdf``; exact for integers, the
-    lower edge of the bin for floats) and ``histogram`` with at most 256 ``counts`` between ``edges``: bins of equal
-    width for integers, of about equal population for floats. Without pixels everything but the count is null.
+    value that at least this fraction of pixels does not exceed, NumPy's ``inverted_cdf``; exact for integers, for
+    floats the lower edge of its bin, within the minimum and maximum) and ``histogram`` with at most 256 ``counts``
+    between ``edges``: bins of equal width for integers, of about equal population for floats. Without pixels everything
+    but the count is null.
     """
     moments = finished(moments)
     edges = _edges(moments.dtype)
@@ -140,7 +142,7 @@ def _describe_channel(moments: Moments, channel: int, edges: np.ndarray) -> dict
         "max": float(moments.high[channel]),
         "quantiles": {str(q): float(value) for q, value in zip(QUANTILES, quantiles)},
         "histogram": {
-            "edges": [float(e) for e in edges[[*starts, last]]],
+            "edges": np.append(edges[starts], min(edges[last], np.finfo(np.float32).max)).tolist(),
             "counts": np.add.reduceat(counts[:last], starts).tolist(),
         },
     }
@@ -182,6 +184,6 @@ def to_json(moments: Moments) -> dict:
 def from_json(values: dict) -> Moments:
     """Inverse of :func:`to_json`."""
     unpack = lambda text, kind: np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
-    bins = 256 if values["dtype"] == "uint8" else 65536
+    bins = _BINS[values["dtype"]]
     histogram = unpack(values["histogram"], "<i8").reshape(-1, bins)
     return Moments(values["dtype"], histogram, *(unpack(values[name], "<f8") for name in Moments._fields[2:]))
