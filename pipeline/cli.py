@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -19,8 +19,6 @@ from pipeline.config import Config, ConfigError, load_config
 from pipeline.listing import check_inputs
 
 # Only what answers a wrong configuration is imported above: Beam and TensorFlow take seconds.
-
-click.UsageError.exit_code = 64
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -148,6 +146,10 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
     if reused and not outcome.unchanged:
         print(f"reused    {reused} of {len(manifest['shards'])} shards, finished by an earlier attempt")
+    if not manifest["splits"][config.training_split]["patches"]:
+        print(
+            f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"
+        )
     print(f"dataset   {outcome.folder}")
     print(f"took      {manifest['seconds']} s" + (" when it was built" if outcome.unchanged else ""))
     print(f"look      patchbeam inspect {config.output.path}")
@@ -157,21 +159,27 @@ def run() -> None:
     """The console script: the commands above, with errors as one sentence."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        main()
+        main(standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(64)
     except ConfigError as error:
-        sys.exit(_fail(error, 64))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; finished shards are kept, the same command goes on from there", 130))
+        _fail(error, 64)
+    except (KeyboardInterrupt, click.Abort):
+        print(
+            "\npatchbeam: interrupted; finished shards are kept, the same command goes on from there", file=sys.stderr
+        )
+        sys.stderr.flush()
+        os._exit(130)  # at once: threads in the middle of a shard would go on, and files appear whole or not at all
     except Exception as error:
-        from pipeline import build, versions
+        from pipeline.build import TooManyRejected
+        from pipeline.versions import Busy
 
-        if isinstance(error, build.TooManyRejected):
-            sys.exit(_fail(error, 2))
-        if isinstance(error, versions.Busy):
-            sys.exit(_fail(error, 1))
-        raise
+        if not isinstance(error, TooManyRejected | Busy):
+            raise
+        _fail(error, 2 if isinstance(error, TooManyRejected) else 1)
 
 
-def _fail(message: object, code: int) -> int:
+def _fail(message: object, code: int) -> NoReturn:
     print(f"patchbeam: {message}", file=sys.stderr)
-    return code
+    sys.exit(code)

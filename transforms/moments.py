@@ -2,8 +2,8 @@
 
 Integer pixels are described completely by their histogram with one bin for each value. For float32 the bins are
 the 65,536 possible upper halves of the bit pattern, in numerical order: fixed in advance, so that any two
-histograms add up, and at most 2**-7 of the value wide (2**-133 below the normal numbers). Count, mean, second moment, minimum and maximum of floats
-are kept beside the histogram and are exact; NaN and infinities are left out.
+histograms add up, and at most 2**-7 of the value wide (2**-133 below the normal numbers). Mean, second moment, minimum
+and maximum of floats are kept beside the histogram and are exact; NaN and infinities are left out.
 """
 
 from __future__ import annotations
