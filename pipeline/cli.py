@@ -7,6 +7,7 @@ configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interru
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -152,7 +153,15 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         )
     print(f"dataset   {outcome.folder}")
     print(f"took      {manifest['seconds']} s" + (" when it was built" if outcome.unchanged else ""))
-    print(f"look      patchbeam inspect {config.output.path}")
+    print(f"look      {_program()} inspect {config.output.path}")
+
+
+def _program() -> str:
+    """How the command is called here."""
+    if shutil.which("patchbeam"):
+        return "patchbeam"
+    called = os.path.relpath(sys.argv[0])
+    return called if called.endswith("patchbeam") else "python -m pipeline"
 
 
 def run() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.dataset import Dataset
-from pipeline.elements import digest, index_file
+from pipeline.elements import digest, index_file, shard_file
 from transforms.encoding import decode_patch
 
 _COLUMNS, _ROWS, _CELL, _GAP = 8, 6, 128, 4
@@ -51,10 +51,10 @@ def _sample(dataset: Dataset, split: str, count: int) -> list[dict[str, Any]]:
 
 def _index_rows(dataset: Dataset, shard: str, count: int) -> Iterator[dict[str, Any]]:
     with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
-        table = pq.read_table(file, columns=["key", "shard", "image_offset", "image_length"])
+        table = pq.read_table(file, columns=["key", "image_offset", "image_length"])
     digests = np.array([digest("sheet", key) for key in table["key"].to_pylist()], np.uint64)
     for place in np.argsort(digests)[:count]:
-        yield table.slice(int(place), 1).to_pylist()[0] | {"digest": int(digests[place])}
+        yield table.slice(int(place), 1).to_pylist()[0] | {"digest": int(digests[place]), "shard": shard_file(shard)}
 
 
 def _read(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:

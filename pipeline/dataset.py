@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import storage, versions
@@ -44,7 +45,7 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
     """
     path = path.rstrip("/")
     if version is None and (manifest := versions.read_manifest(path)):
-        return Dataset(path, manifest)
+        return _checked(Dataset(path, manifest))
     name = version or versions.latest(path)
     if name is None:
         raise ConfigError(
@@ -54,7 +55,15 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
     manifest = versions.read_manifest(folder)
     if manifest is None:
         raise ConfigError(f"{folder}: no complete version (manifest.json is missing)")
-    return Dataset(folder, manifest)
+    return _checked(Dataset(folder, manifest))
+
+
+def _checked(dataset: Dataset) -> Dataset:
+    """Refuses a manifest whose shards are not names of shards, since they become paths."""
+    for shard in dataset.manifest["shards"]:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*-\d{5}-of-\d{5}", shard["shard"]):
+            raise ConfigError(f"{dataset.folder}/manifest.json: {shard['shard']!r} is no name of a shard")
+    return dataset
 
 
 def load(dataset: str, split: str, version: str | None = None) -> tf.data.Dataset:

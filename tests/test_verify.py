@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.build import build
+from pipeline.config import ConfigError
 from pipeline.dataset import open_dataset
 from pipeline.runners import parse_options
 from pipeline.verify import verify
@@ -102,3 +103,11 @@ def test_accounts_that_do_not_add_up_are_found(copy):
     manifest["accounts"]["written"] -= 1
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert len(problems(copy)) == 2
+
+
+def test_a_manifest_with_a_path_for_a_shard_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["shards"][0]["shard"] = "../../secret"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"'../../secret' is no name of a shard"):
+        problems(copy)

@@ -1,0 +1,56 @@
+"""Starts one Python worker for a runner that launches workers as processes: Flink with ``--environment_type=PROCESS``.
+
+In Beam's container images a program called ``boot`` does this, which is not on PyPI. Flink's TaskManager starts its
+stand-in as ``COMMAND --id=... --provision_endpoint=...``, where COMMAND is one executable without arguments: the
+console script ``patchbeam-flink-worker``, or a script of two lines that runs ``python -m pipeline.flink_boot "$@"``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Asks the TaskManager what to run and becomes Beam's worker, in the Python that runs this."""
+    parser = argparse.ArgumentParser(prog="patchbeam-flink-worker", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("--id", required=True, help="of the worker; the TaskManager makes it up")
+    parser.add_argument("--provision_endpoint", required=True, help="host:port where the TaskManager answers")
+    known, _ = parser.parse_known_args(arguments)  # runners add flags that are of use in a container only
+    environment = os.environ | worker_environment(known.id, ask(known.id, known.provision_endpoint))
+    # Not a child of this process but this process: the TaskManager stops its workers by the process id that it knows.
+    os.execve(sys.executable, [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"], environment)  # noqa: S606
+
+
+def ask(worker_id: str, endpoint: str) -> Any:
+    """The ``ProvisionInfo`` that the runner has for a worker."""
+    import grpc
+    from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_api_pb2_grpc
+
+    with grpc.insecure_channel(endpoint) as channel:
+        stub = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel)
+        request = beam_provision_api_pb2.GetProvisionInfoRequest()
+        return stub.GetProvisionInfo(request, metadata=[("worker_id", worker_id)], timeout=60).info
+
+
+def worker_environment(worker_id: str, info: Any) -> dict[str, str]:
+    """The variables that ``apache_beam.runners.worker.sdk_worker_main`` reads, from a ``ProvisionInfo``."""
+    from google.protobuf import json_format, text_format
+
+    variables = {
+        "WORKER_ID": worker_id,
+        "PIPELINE_OPTIONS": json_format.MessageToJson(info.pipeline_options),
+        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(info.control_endpoint),
+        "LOGGING_API_SERVICE_DESCRIPTOR": text_format.MessageToString(info.logging_endpoint),
+        "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),  # the logs are for what went wrong
+    }
+    if info.HasField("status_endpoint"):
+        variables["STATUS_API_SERVICE_DESCRIPTOR"] = text_format.MessageToString(info.status_endpoint)
+    return variables
+
+
+if __name__ == "__main__":
+    main()
