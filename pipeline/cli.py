@@ -119,6 +119,20 @@ def verify(dataset: str, version: str | None) -> None:
     )
 
 
+@main.command()
+@click.argument("config", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for build.")
+def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
+    """Check this machine and, with CONFIG, its input, output and device, and say what to do."""
+    from pipeline.doctor import examine
+
+    failed = False
+    for finding in examine(load_config(config, overrides) if config else None):
+        print(f"{finding.status:<4}  {finding.subject:<8}  {finding.text}")
+        failed |= finding.status == "FAIL"
+    sys.exit(1 if failed else 0)
+
+
 def _prepare(
     config: str, beam_options: tuple[str, ...], overrides: tuple[str, ...], images: tuple[str, ...], output: str | None
 ) -> tuple[Config, Any]:
@@ -130,7 +144,7 @@ def _prepare(
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     from pipeline.runners import parse_options
 
-    return checked, parse_options(list(beam_options))
+    return checked, parse_options(list(beam_options), checked.beam)
 
 
 def _print_outcome(outcome: Any, config: Config) -> None:

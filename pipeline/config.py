@@ -113,6 +113,16 @@ class Output(_Section):
     order: Literal["shuffled", "sequential"] = "shuffled"
 
 
+class Workers(_Section):
+    """What the workers that cut have, or have to have; the same patches come out of all of them."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    processes_per_gpu: Annotated[int, Field(ge=1)] = 1
+    windows_per_gpu: Annotated[int, Field(ge=1)] = 2
+    accelerator: str | None = None
+    min_ram: ByteSize | None = None
+
+
 class Config(_Section):
     """A whole configuration; ``configs/quickstart.yaml`` explains every key."""
 
@@ -122,6 +132,8 @@ class Config(_Section):
     splits: dict[str, Annotated[float, Field(ge=0, le=1)]] = {"train": 1.0}
     seed: int = 0
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    workers: Workers = Workers()
+    beam: dict[str, str | int | float | bool | list[str]] = {}
 
     @field_validator("splits")
     @classmethod
@@ -153,11 +165,11 @@ class Config(_Section):
     def content_digest(self) -> str:
         """64 hexadecimal digits that change with every key that changes the dataset.
 
-        Where the images lie, where the output goes and how much may be rejected do not change it; which images there
-        are enters a build through their identities.
+        Where the images lie, where the output goes, how much may be rejected and what runs the build do not change it;
+        which images there are enters a build through their identities.
         """
-        values = self.model_dump(mode="json")
-        del values["input"]["images"], values["input"]["root"], values["output"]["path"], values["max_rejected"]
+        values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
+        del values["input"]["images"], values["input"]["root"], values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.config import Config
+from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, Unreadable, digest
 from pipeline.parallel import Clock
 from pipeline.plan import grid_of
@@ -42,8 +43,8 @@ class Patches(NamedTuple):
 class OpenImage:
     """An image that is opened by the first of its windows and closed by the last."""
 
-    def __init__(self, info: ImageInfo, config: Config, windows: int):
-        self.info = info
+    def __init__(self, info: ImageInfo, config: Config, windows: int, clock: Clock):
+        self.info, self._clock = info, clock
         self._config, self._left = config.input, windows
         self._lock = threading.Lock()
         self._reader: Reader | Unreadable | None = None
@@ -73,6 +74,7 @@ class OpenImage:
         with self._lock:
             self._left -= 1
             if not self._left and self._reader and not isinstance(self._reader, Unreadable):
+                self._clock.count("bytes_read", self._reader.bytes_read)
                 self._reader.close()
 
 
@@ -87,7 +89,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
             window = image.read(plan.source)
     except Unreadable as error:
         return _without_bad_parts(image, cells, config, clock, plan, error)
-    with clock("cut"):
+    with device(config.workers).slot(), clock("cut"):
         cutter = _cutter(config.patch.size, config.input.channels, config.input.dtype, config.patch.pad_value)
         patches = cut(cutter, window, plan)
     with clock("encode"):

@@ -42,17 +42,18 @@ def in_order(function: Callable[..., _Result], items: Iterable[tuple[Any, ...]],
 
 
 class Clock:
-    """Seconds spent by name, over all threads.
+    """Time spent, and other things counted, by name, over all threads.
 
     >>> clock = Clock()
     >>> with clock("read"):
-    ...     pass
-    >>> clock.milliseconds()
-    {'read_ms': 0}
+    ...     clock.count("bytes_read", 12)
+    >>> clock.counters()
+    {'bytes_read': 12, 'read_ms': 0}
     """
 
     def __init__(self) -> None:
         self._spent: collections.Counter[str] = collections.Counter()
+        self._counted: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -66,9 +67,14 @@ class Clock:
             with self._lock:
                 self._spent[name] += spent
 
-    def milliseconds(self) -> dict[str, int]:
-        """``{name_ms: milliseconds}``."""
-        return {f"{name}_ms": spent // 10**6 for name, spent in self._spent.items()}
+    def count(self, name: str, number: int) -> None:
+        """Adds to a counter."""
+        with self._lock:
+            self._counted[name] += number
+
+    def counters(self) -> dict[str, int]:
+        """What was counted, and ``{name_ms: milliseconds}``."""
+        return dict(self._counted) | {f"{name}_ms": spent // 10**6 for name, spent in self._spent.items()}
 
 
 def limit_tensorflow_threads(count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.config import ConfigError
@@ -12,14 +13,21 @@ from pipeline.config import ConfigError
 _LOCAL = ("DirectRunner", "FnApiRunner")
 
 
-def parse_options(flags: list[str]) -> Any:
-    """Beam options from the command line; by default the local runner with a thread for every core.
+def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None) -> Any:
+    """Beam options; by default the local runner with a thread for every core.
+
+    Args:
+        flags: from the command line.
+        configured: from the configuration, ``{"region": "europe-west4", "experiments": ["a", "b"], "dry_run": True}``.
+            What both give is taken from the command line.
 
     Raises:
         ConfigError: for flags that Beam does not know, which Beam itself would drop with a warning.
     """
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
+    given = {flag.partition("=")[0].lstrip("-") for flag in flags}
+    flags = [*_as_flags({k: v for k, v in (configured or {}).items() if k not in given}), *flags]
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for cls in {cls.__name__: cls for cls in _subclasses(PipelineOptions)}.values():
         if "_add_argparse_args" in vars(cls):
@@ -39,6 +47,15 @@ def parse_options(flags: list[str]) -> Any:
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             direct.direct_running_mode = "multi_threading" if direct.direct_num_workers != 1 else "in_memory"
     return options
+
+
+def _as_flags(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                yield f"--{name}"
+            elif one is not False:
+                yield f"--{name}={one}"
 
 
 def _subclasses(cls: Any) -> list[Any]:

@@ -22,6 +22,7 @@ import apache_beam as beam
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.cutting import OpenImage, cut_window
+from pipeline.device import device
 from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_file, receipt_file, shard_file
 from pipeline.parallel import Clock, in_order, limit_tensorflow_threads
 from pipeline.plan import grid_of, windows_of
@@ -46,7 +47,9 @@ class WriteShards(beam.PTransform):
 
     def expand(self, plans):
         write = beam.ParDo(_Write(self.config, self.folder, self.threads)).with_output_types(str)
-        return plans | write
+        workers = self.config.workers
+        hints = {"accelerator": workers.accelerator, "min_ram": workers.min_ram and f"{workers.min_ram}B"}
+        return plans | write.with_resource_hints(**{name: hint for name, hint in hints.items() if hint})
 
 
 class _Write(beam.DoFn):
@@ -56,13 +59,22 @@ class _Write(beam.DoFn):
     def setup(self):
         self._threads = self._given or os.cpu_count() or 1
         limit_tensorflow_threads(self._threads)
+        device(self._config.workers)  # a missing GPU fails here, before anything is read
 
     def process(self, plan: ShardPlan) -> Iterator[str]:
         if reusable(self._folder, plan, self._config):
             counts = {"shards_reused": 1}
         else:
-            result, spent = write_shard(plan, self._config, self._folder, self._threads)
-            counts = {"shards_written": 1, "patches_written": result.records, "bytes_written": result.bytes} | spent
+            result, counters = write_shard(plan, self._config, self._folder, self._threads)
+            counts = {
+                "shards_written": 1,
+                "patches_written": result.records,
+                "patches_filtered": 0,
+                "patches_rejected": sum(rejected.patches for rejected in result.rejected),
+                "bytes_written": result.bytes,
+                **counters,
+                **device(self._config.workers).take_times(),
+            }
         for name, count in counts.items():
             beam.metrics.Metrics.counter("patchbeam", name).inc(count)
         yield plan.name
@@ -89,7 +101,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
     """Writes the shard, its part of the index and, last, its receipt.
 
     Returns:
-        The receipt, and the milliseconds spent on each kind of work, over all threads.
+        The receipt, and counters: milliseconds over all threads of each kind of work, bytes read.
     """
     clock = Clock()
     with tempfile.TemporaryFile() as spool:
@@ -114,7 +126,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
     )
     receipt = json.dumps(result.to_json(), sort_keys=True).encode()
     storage.write_bytes(storage.join(folder, receipt_file(plan.name)), receipt)
-    return result, clock.milliseconds()
+    return result, clock.counters()
 
 
 class _Content(NamedTuple):
@@ -135,7 +147,7 @@ def _cut(plan: ShardPlan, config: Config, threads: int, clock: Clock, spool) -> 
         finally:
             image.window_done()
 
-    for patches in in_order(work, _windows(plan, config), threads):
+    for patches in in_order(work, _windows(plan, config, clock), threads):
         for row, payload in zip(patches.rows, patches.payloads):
             rows.append(row._replace(spooled=spool.tell()))
             spool.write(payload)
@@ -145,10 +157,10 @@ def _cut(plan: ShardPlan, config: Config, threads: int, clock: Clock, spool) -> 
     return _Content(sorted(rows), rejected, pixels)
 
 
-def _windows(plan: ShardPlan, config: Config) -> Iterator[tuple[OpenImage, Cells]]:
+def _windows(plan: ShardPlan, config: Config, clock: Clock) -> Iterator[tuple[OpenImage, Cells]]:
     for info, regions in itertools.groupby(plan.regions, key=lambda region: region.image):
         windows = [cells for region in regions for cells in windows_of(region, config)]
-        image = OpenImage(info, config, len(windows))
+        image = OpenImage(info, config, len(windows), clock)
         yield from ((image, cells) for cells in windows)
 
 

@@ -146,6 +146,17 @@ def test_regions_of_a_slide_are_these(make_config):
     ]  # fmt: skip
 
 
+def test_windows_of_a_region_are_these(make_config):
+    config = make_config(patch={"size": 256})
+    region = next(regions_of(make_image(10_000, 20_000), config))
+    # 16 MiB are 5,592,405 pixels of 3 bytes or 2364 squared: 9 blocks of 256 along both sides.
+    assert [tuple(cells) for cells in windows_of(region, config)] == [
+        (0, 9, 0, 9), (0, 9, 9, 18), (0, 9, 18, 22),
+        (9, 18, 0, 9), (9, 18, 9, 18), (9, 18, 18, 22),
+        (18, 23, 0, 9), (18, 23, 9, 18), (18, 23, 18, 22),
+    ]  # fmt: skip
+
+
 def test_regions_without_a_patch_are_left_out(make_config):
     config = make_config(patch={"size": 64, "stride": 20_000})
     assert [(r.row, r.col) for r in regions_of(make_image(10_000, 30_000), config)] == [(0, 0), (0, 16896)]

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import shutil
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -122,7 +123,7 @@ TIFFS = {
     "tiled, 6 planes apart": (GREY | TILED | {"planarconfig": "separate"}, (97, 53, 6), "float32", (32, 48)),
     "tiled, big-endian": (RGB | TILED | {"byteorder": ">"}, (97, 53, 3), "uint16", (32, 48)),
     "tiled, big-endian, predictor": (
-        GREY | TILED | {"byteorder": ">", "compression": "deflate", "predictor": True}, (97, 53, 1), "float32", (32, 48),
+        GREY | TILED | {"byteorder": ">", "compression": "lzw", "predictor": True}, (97, 53, 1), "float32", (32, 48),
     ),
     "tiled, BigTIFF": (RGB | TILED | {"bigtiff": True, "compression": "lzw"}, (97, 53, 3), "uint8", (32, 48)),
     "tiled, BigTIFF, big-endian": (
@@ -181,7 +182,7 @@ def test_windows_of_a_tiff_are_what_was_written(tmp_path, name):
 @pytest.mark.parametrize("ways", [TILED, {"rowsperstrip": 16}], ids=["tiles", "strips"])
 def test_windows_of_jpeg_in_tiff_are_what_pillow_decodes(tmp_path, ways, subsampling):
     path = tmp_path / "a.tif"
-    write_tiff(path, photo(100, 131), photometric="ycbcr", compression="jpeg", subsampling=subsampling, **ways)
+    write_tiff(path, photo(100, 131), compression="jpeg", subsampling=subsampling, **RGB, **ways)
     with Image.open(path) as image:
         expected = np.asarray(image)
     assert np.abs(expected.astype(int) - photo(100, 131)).mean() < 10
@@ -195,7 +196,8 @@ def test_windows_of_grey_jpeg_in_tiff_are_what_pillow_decodes(tmp_path):
 
 
 def test_jpeg_with_colours_as_they_are_keeps_them(tmp_path):
-    write_tiff(tmp_path / "a.tif", photo(100, 131), compression="jpeg", **RGB, **TILED)
+    colours = {"compressionargs": {"outcolorspace": "rgb"}}
+    write_tiff(tmp_path / "a.tif", photo(100, 131), compression="jpeg", **RGB, **TILED, **colours)
     with Image.open(tmp_path / "a.tif") as image:
         expected = np.asarray(image)
     assert np.abs(expected.astype(int) - photo(100, 131)).mean() < 10
@@ -217,7 +219,7 @@ def test_ycbcr_without_jpeg_is_refused_or_turned_into_rgb(tmp_path, ways):
     try:
         _, pixels = open_and_read(tmp_path / "a.tif")
     except Unreadable as error:
-        assert error.reason == "unsupported_mode"  # noqa: PT017
+        assert error.reason == "unsupported_mode"
     else:
         np.testing.assert_allclose(pixels.astype(int), photo(100, 131), atol=3)
 
@@ -362,6 +364,7 @@ def test_a_window_of_a_tiled_tiff_reads_the_bytes_of_its_tiles_only(tmp_path, wa
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         counts = np.reshape(file.pages[0].databytecounts, (10, 10))
     reader, file = watched(tmp_path / "a.tif")
+    reader.read(Box(0, 0, 1, 1))  # with JPEG, tifffile looks once whether there is a JFIF header
     for box in boxes_of(290, 440):
         before = file.given
         reader.read(box)
@@ -468,6 +471,24 @@ def test_threads_read_the_same_as_one_after_the_other(tmp_path, path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         at_once = list(pool.map(reader.read, boxes))
     assert all(np.array_equal(a, b) for a, b in zip(one_by_one, at_once))
+
+
+@pytest.mark.parametrize(
+    "compression",
+    ["deflate", pytest.param("jpeg", marks=pytest.mark.xfail(
+        strict=True, reason="tifffile's page.decode seeks and reads itself the first time it is asked for (is_jfif), "
+        "between the seek and the read of another thread"))],
+)  # fmt: skip
+def test_the_file_is_touched_under_the_lock_only(tmp_path, watched, monkeypatch, compression):
+    write_tiff(tmp_path / "a.tif", photo(100, 131), compression=compression, **RGB, **TILED)
+    reader, file = watched(tmp_path / "a.tif")
+    locked = []
+    read, seek = file.read, file.seek
+    file.read = lambda size=-1: locked.append(reader._lock.locked()) or read(size)
+    file.seek = lambda offset, whence=0: locked.append(reader._lock.locked()) or seek(offset, whence)
+    reader.read(Box(0, 0, 100, 131))
+    assert len(locked) >= 24
+    assert all(locked)
 
 
 # --- orientation ---
@@ -642,7 +663,7 @@ def test_a_jpeg_with_broken_exif_is_read_as_stored(tmp_path):
     assert open_and_read(tmp_path / "a.jpg")[0] == Layout(5, 9, 3, "uint8", 5, 9)
 
 
-@pytest.mark.xfail(strict=True, raises=Unreadable, reason="counts a channel for tRNS that libpng rightly leaves out")
+@pytest.mark.xfail(strict=True, reason="counts a channel for tRNS that libpng rightly leaves out")
 def test_a_transparent_colour_beside_an_alpha_channel_is_ignored(tmp_path):
     pixels = picture(5, 9, 4)
     data = make_png(5, 9, 8, 6, pixels.reshape(5, -1), chunk(b"tRNS", b"\0\0\0\0\0\0"))
@@ -927,6 +948,45 @@ def test_a_tiff_that_ends_in_its_header_has_a_corrupt_header(tmp_path, keep):
     assert reason_of(tmp_path / "a.tif") == "corrupt_header"
 
 
+class TooLong(BaseException):
+    """No Exception, which the code under test would take for a broken file."""
+
+
+@pytest.mark.xfail(
+    strict=True, raises=TooLong, reason="tifffile follows the chain for ever, and takes more and more memory"
+)
+def test_a_tiff_whose_directories_go_in_a_circle_does_not_hang(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for pixels in (picture(40, 50), picture(20, 25)):
+            writer.write(pixels, metadata=None, **RGB, **TILED)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        second, end = file.pages[1].offset, file.pages.next_page_offset
+    data = (tmp_path / "a.tif").read_bytes()
+    assert data[end : end + 4] == bytes(4)  # no third directory
+    (tmp_path / "a.tif").write_bytes(data[:end] + struct.pack("<I", second) + data[end + 4 :])
+
+    def give_up(*_):
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        np.testing.assert_array_equal(open_and_read(tmp_path / "a.tif")[1], picture(40, 50))
+    except Unreadable as error:
+        assert error.reason in ("corrupt_header", "unsupported_mode")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.xfail(strict=True, reason="the system's 'Invalid argument' for such a seek is taken for a failing storage")
+def test_a_block_beyond_every_file_is_corrupt_data_and_no_io_error(tmp_path):
+    write_tiff(tmp_path / "a.tif", picture(40, 50), bigtiff=True, compression="deflate", **RGB, **TILED)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags[324].overwrite([1 << 62, *file.pages[0].dataoffsets[1:]])
+    assert reason_of(tmp_path / "a.tif", box=Box(0, 0, 5, 5)) == "corrupt_data"
+
+
 def test_a_slide_that_was_cut_says_so_without_a_crash(tmp_path):
     data = (SAMPLES / "slides/CMU-1-Small-Region.svs").read_bytes()
     for keep in (10, 1000, 300_000, 1_700_000, len(data) - 1):
@@ -934,7 +994,7 @@ def test_a_slide_that_was_cut_says_so_without_a_crash(tmp_path):
         try:
             open_and_read(tmp_path / "a.svs")
         except Unreadable as error:
-            assert error.reason in ("corrupt_header", "corrupt_data")  # noqa: PT017
+            assert error.reason in ("corrupt_header", "corrupt_data")
 
 
 def test_flipped_bytes_anywhere_give_pixels_or_a_reason_and_nothing_else(tmp_path):
@@ -1042,7 +1102,14 @@ def test_odd_files_are_what_pillow_decodes(name):
     np.testing.assert_array_equal(pixels, expected if expected.ndim == 3 else expected[..., None])
 
 
-@pytest.mark.parametrize("name", ["truncated_end_chunk.png", "png_decompression_dos.png", "hopper_bw_500.png"])
+def test_a_png_that_ends_after_its_pixels_has_them_all():
+    data = (ODD / "truncated_end_chunk.png").read_bytes()
+    assert data.endswith(b"IDAT")  # a second chunk begins and the file ends
+    expected = tf.io.decode_png(data[:-8] + chunk(b"IEND", b"")).numpy()
+    np.testing.assert_array_equal(open_and_read(ODD / "truncated_end_chunk.png")[1], expected)
+
+
+@pytest.mark.parametrize("name", ["png_decompression_dos.png", "hopper_bw_500.png"])
 def test_odd_png_files_are_what_tensorflow_decodes(name):
     expected = tf.io.decode_png((ODD / name).read_bytes()).numpy()
     np.testing.assert_array_equal(open_and_read(ODD / name)[1], expected)

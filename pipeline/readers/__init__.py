@@ -36,9 +36,15 @@ class Layout(NamedTuple):
 
 
 class Reader(Protocol):
-    """An open image. ``read`` may be called by several threads at a time."""
+    """An open image. ``read`` may be called by several threads at a time.
+
+    Attributes:
+        layout: from the header.
+        bytes_read: bytes of the file that ``read`` has fetched so far.
+    """
 
     layout: Layout
+    bytes_read: int
 
     def read(self, box: Box) -> np.ndarray:
         """The pixels of ``box``, which lies inside the image: ``[height, width, channels]`` of ``layout.dtype``.

@@ -76,6 +76,7 @@ class _TiffReader:
     def __init__(self, file: BinaryIO, page: Any, turned: int):
         self._file, self._page, self._turned = file, page, turned
         self._lock = threading.Lock()
+        self.bytes_read = 0
         self._plain = _rows_are_plain(page)
         height, width = page.imagelength, page.imagewidth
         blocks = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
@@ -146,6 +147,7 @@ class _TiffReader:
         with self._lock:  # the file has one position
             self._file.seek(offset)
             data = self._file.read(count)
+            self.bytes_read += len(data)
         if len(data) < count:
             raise Unreadable("corrupt_data", f"the file ends {count - len(data)} bytes before the end of a block")
         return data

@@ -37,6 +37,7 @@ class WholeReader:
         self._stored = (height, width, channels)
         shown = orientation.shown_size(height, width, turned)
         self.layout = Layout(*shown, channels, dtype, *shown)
+        self.bytes_read = 0
         self._file, self._turned, self._decode = file, turned, decode
         self._lock = threading.Lock()
         self._pixels: np.ndarray | None = None
@@ -58,7 +59,9 @@ class WholeReader:
     def _decode_all(self) -> np.ndarray:
         try:
             self._file.seek(0)
-            pixels = np.asarray(self._decode(self._file.read()))
+            data = self._file.read()
+            self.bytes_read += len(data)
+            pixels = np.asarray(self._decode(data))
         except OSError as error:
             raise Unreadable("io_error", f"cannot be read: {error.strerror or error}") from error
         except Exception as error:  # whatever the codec raises

@@ -1,0 +1,138 @@
+"""Is this machine ready to build? Each check is a line: what was looked at, what was found, what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+from packaging.requirements import Requirement
+
+from pipeline import storage
+from pipeline.config import Config, ConfigError
+from pipeline.listing import list_images
+
+_LOW_DISK = 10 * 10**9
+
+
+class Finding(NamedTuple):
+    """A line of the report; ``note`` is something that only some builds need."""
+
+    status: Literal["ok", "note", "FAIL"]
+    subject: str
+    text: str
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """Looks at the environment and, with a configuration, at its input, output and device."""
+    yield _python()
+    yield from _packages()
+    for check in (_codecs, _java):
+        yield check()
+    yield _devices(config)
+    if config:
+        yield _access("input", lambda: next(list_images(config.input)).uri, "reads the first image,")
+        output = _access("output", lambda: _write_and_delete(config.output.path), "writes and deletes a file in")
+        yield output
+        if output.status == "ok" and storage.is_local(config.output.path):
+            yield _disk(config.output.path)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info < (3, 14):
+        return Finding("ok", "python", version)
+    return Finding("FAIL", "python", f"{version}; patchbeam runs on 3.11 to 3.13")
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        required = [Requirement(line) for line in importlib.metadata.requires("patchbeam") or []]
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("FAIL", "packages", "patchbeam itself is not installed; pip install . in its folder")
+        return
+    wrong = []
+    for requirement in required:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        if found == "missing" or not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found}, needed {requirement.specifier}")
+    if wrong:
+        yield Finding("FAIL", "packages", f"{'; '.join(wrong)}; pip install -r requirements.lock brings the tested set")
+    else:
+        yield Finding("ok", "packages", f"{len(required)} requirements are met")
+
+
+def _codecs() -> Finding:
+    import numpy as np
+
+    from transforms.encoding import decode_patch, encode_patch
+
+    patch = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    try:
+        for encoding in ("png", "jpeg", "raw"):
+            decode_patch(encode_patch(patch, encoding), encoding, patch.shape, "uint8")
+    except Exception as error:  # whatever a broken installation raises
+        return Finding("FAIL", "codecs", f"{encoding}: {error}; pip install --force-reinstall imagecodecs")
+    return Finding("ok", "codecs", "PNG, JPEG and raw are written and read")
+
+
+def _java() -> Finding:
+    if not shutil.which("java"):
+        return Finding(
+            "note", "java", "not found; Flink on this machine needs it (on Debian: apt-get install openjdk-17-jdk)"
+        )
+    done = subprocess.run(["java", "-version"], capture_output=True, text=True)  # noqa: S607
+    lines = (done.stderr or done.stdout).splitlines()
+    return Finding("ok" if done.returncode == 0 else "note", "java", lines[0] if lines else "does not say its version")
+
+
+def _devices(config: Config | None) -> Finding:
+    from pipeline.quiet import import_tensorflow
+
+    import_tensorflow()
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return Finding("ok", "device", f"TensorFlow {tf.__version__} sees {len(gpus)} GPU and {os.cpu_count()} cores")
+    text = f"TensorFlow {tf.__version__} sees no GPU, {os.cpu_count()} cores"
+    if config and config.workers.device == "gpu":
+        built = tf.sysconfig.get_build_info().get("cuda_version", "none")
+        return Finding("FAIL", "device", f"{text}, and workers.device is gpu; install a driver and CUDA {built}")
+    return Finding("ok", "device", text)
+
+
+def _access(subject: str, attempt: Callable[[], str], what: str) -> Finding:
+    try:
+        return Finding("ok", subject, f"{what} {attempt()}")
+    except (OSError, ConfigError) as error:
+        return Finding("FAIL", subject, str(error))
+    except Exception as error:  # the clients of object stores raise kinds of their own
+        return Finding(
+            "FAIL", subject, f"{type(error).__name__}: {error}; check the credentials and the name of the bucket"
+        )
+
+
+def _write_and_delete(folder: str) -> str:
+    probe = storage.join(folder, ".doctor")
+    storage.write_bytes(probe, b"")
+    storage.delete(probe)
+    return folder
+
+
+def _disk(folder: str) -> Finding:
+    free = min(shutil.disk_usage(place).free for place in (folder, tempfile.gettempdir()))
+    text = f"{free / 1e9:.0f} GB free for {folder} and for the records on their way, in {tempfile.gettempdir()}"
+    if free < _LOW_DISK:
+        return Finding("note", "disk", f"{text}; patchbeam plan estimates what a build needs")
+    return Finding("ok", "disk", text)
