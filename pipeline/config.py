@@ -13,7 +13,18 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -37,12 +48,21 @@ def _bytes(value: Any) -> int:
     return int(float(match[1]) * unit)
 
 
-def _name_source(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) not in ({"regex"}, {"constant"}):
-        raise ValueError("use exactly one key, regex or constant")
+def _name_source(value: Any) -> str:
+    """Which kind of source of names a value is, so that only this kind complains of it."""
+    if isinstance(value, dict) and len(value) == 1:
+        return f"<{next(iter(value))}>"
+    return "<regex>" if isinstance(value, Regex) else "<constant>" if isinstance(value, Constant) else "<word>"
+
+
+def _beam_value(value: Any) -> Any:
+    if not all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value])):
+        raise ValueError("use text, a number, true or false, or a list of them")
     return value
 
 
+Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 
@@ -81,11 +101,27 @@ class Input(_Section):
         tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v), Field(min_length=1)
     ]
     root: str | None = None
-    level: Annotated[int, Field(ge=0)] = 0
-    channels: Annotated[int, Field(ge=1)] = 3
+    level: Annotated[Integer, Field(ge=0)] = 0
+    channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
-    label: Annotated[Literal["folder"] | Regex | Constant | None, BeforeValidator(_name_source)] = None
-    group: Annotated[Literal["image", "folder"] | Regex, BeforeValidator(_name_source)] = "image"
+    label: Annotated[
+        Annotated[Literal["folder"] | None, Tag("<word>")]
+        | Annotated[Regex, Tag("<regex>")]
+        | Annotated[Constant, Tag("<constant>")],
+        Discriminator(_name_source),
+    ] = None
+    group: Annotated[
+        Annotated[Literal["image", "folder"], Tag("<word>")] | Annotated[Regex, Tag("<regex>")],
+        Discriminator(_name_source),
+    ] = "image"
+
+    @field_validator("label", "group", mode="before")
+    @classmethod
+    def _has_one_key(cls, value: Any, field: ValidationInfo) -> Any:
+        known = ["regex", "constant"] if field.field_name == "label" else ["regex"]
+        if isinstance(value, dict) and (len(value) != 1 or next(iter(value)) not in known):
+            raise ValueError(f"use exactly one key, {' or '.join(known)}")
+        return value
 
 
 class Patch(_Section):
@@ -95,7 +131,7 @@ class Patch(_Section):
     stride: Pair | None = None
     edge: Literal["drop", "pad", "shift"] = "pad"
     pad_mode: Literal["reflect", "symmetric", "edge", "constant"] = "reflect"
-    pad_value: float = 0
+    pad_value: Number = 0
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -108,7 +144,7 @@ class Output(_Section):
 
     path: str
     encoding: Literal["png", "jpeg", "raw"] = "png"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    quality: Annotated[Integer, Field(ge=1, le=100)] = 95
     shard_size: ByteSize = 256 * 10**6
     order: Literal["shuffled", "sequential"] = "shuffled"
 
@@ -117,8 +153,8 @@ class Workers(_Section):
     """What the workers that cut have, or have to have; the same patches come out of all of them."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    processes_per_gpu: Annotated[int, Field(ge=1)] = 1
-    windows_per_gpu: Annotated[int, Field(ge=1)] = 2
+    processes_per_gpu: Annotated[Integer, Field(ge=1)] = 1
+    windows_per_gpu: Annotated[Integer, Field(ge=1)] = 2
     accelerator: str | None = None
     min_ram: ByteSize | None = None
 
@@ -129,11 +165,11 @@ class Config(_Section):
     input: Input
     output: Output
     patch: Patch = Patch()
-    splits: dict[str, Annotated[float, Field(ge=0, le=1)]] = {"train": 1.0}
-    seed: int = 0
-    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    splits: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {"train": 1.0}
+    seed: Integer = 0
+    max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
     workers: Workers = Workers()
-    beam: dict[str, str | int | float | bool | list[str]] = {}
+    beam: dict[str, Annotated[Any, BeforeValidator(_beam_value)]] = {}
 
     @field_validator("splits")
     @classmethod
@@ -171,6 +207,7 @@ class Config(_Section):
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
         del values["input"]["images"], values["input"]["root"], values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
+        values["splits"] = list(self.splits.items())  # their order decides, too
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -178,7 +215,8 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        named = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in named]
         for key in keys:
             if keys.count(key) > 1:
                 raise ConfigError(f"{key}: stands twice{node.start_mark}; keep one")
@@ -204,10 +242,10 @@ def load_config(
             values = yaml.load(file, _Loader)  # _Loader is a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, dates that do not exist
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, expected keys such as input, patch and output")
     for override in overrides:
@@ -228,7 +266,9 @@ def _set(values: dict, override: str) -> None:
         raise ConfigError(f"--set {override}: expected key=value, for example --set patch.size=512")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except ConfigError as error:
+        raise ConfigError(f"--set {override}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
     _set_value(values, key.split("."), value, f"--set {override}")
 
@@ -243,12 +283,7 @@ def _set_value(values: dict, keys: list[str], value: Any, said: str) -> None:
 
 def _explain(error: Mapping[str, Any]) -> str:
     """One line of pydantic's findings in our form: key, value, what is allowed."""
-    # Of a union pydantic reports every branch, with the name of the branch in the location: not a key of the user's.
-    location = [
-        str(part)
-        for part in error["loc"]
-        if not re.match(r"^(literal\[|function-|tuple\[|Regex$|Constant$)", str(part))
-    ]
+    location = [str(part) for part in error["loc"] if not str(part).startswith("<")]  # our tags of unions
     key = ".".join(location) or "configuration"
     if error["type"] == "extra_forbidden":
         known = _keys(location[:-1])

@@ -74,7 +74,7 @@ class OpenImage:
         with self._lock:
             self._left -= 1
             if not self._left and self._reader and not isinstance(self._reader, Unreadable):
-                self._clock.count("bytes_read", self._reader.bytes_read)
+                self._clock.count("bytes_read", self._reader.file.bytes_read)
                 self._reader.close()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import Any
 
 
@@ -19,9 +18,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--id", required=True, help="of the worker; the TaskManager makes it up")
     parser.add_argument("--provision_endpoint", required=True, help="host:port where the TaskManager answers")
     known, _ = parser.parse_known_args(arguments)  # runners add flags that are of use in a container only
-    environment = os.environ | worker_environment(known.id, ask(known.id, known.provision_endpoint))
-    # Not a child of this process but this process: the TaskManager stops its workers by the process id that it knows.
-    os.execve(sys.executable, [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"], environment)  # noqa: S606
+    os.environ.update(worker_environment(known.id, ask(known.id, known.provision_endpoint)))
+    # Not in a child: the TaskManager stops its workers by the process id that it knows. And not by a second Python in
+    # place of this one, which would spend seconds on importing Beam again.
+    from apache_beam.runners.worker import sdk_worker_main
+
+    sdk_worker_main.main([])
 
 
 def ask(worker_id: str, endpoint: str) -> Any:

@@ -37,8 +37,10 @@ def list_images(config: Input) -> Iterator[ImageRef]:
     Raises:
         ConfigError: if a pattern finds nothing, or an image lies outside ``config.root``.
     """
-    patterns = [_normal(pattern) for pattern in config.images]
-    root = _normal(config.root) if config.root else _common([storage.static_root(p) for p in patterns])
+    paths = [*config.images, *([config.root] if config.root else [])]
+    absolute = any(posixpath.isabs(path) for path in paths)  # one of them makes all of them so, to be comparable
+    patterns = [_normal(pattern, absolute) for pattern in config.images]
+    root = _normal(config.root, absolute) if config.root else _common([storage.static_root(p) for p in patterns])
     streams = [_matches(pattern, given, root) for pattern, given in zip(patterns, config.images)]
     merged = heapq.merge(*streams, key=lambda ref: ref.image_id.split("/"))
     return (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
@@ -48,8 +50,10 @@ def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:
     prefix = "" if root == "." else "/" if root == "/" else root + "/"
     found = None
     for found in storage.glob(pattern):
-        if not found.uri.startswith(prefix):
+        if not found.uri.startswith(prefix) or (root == "." and found.uri.startswith("../")):
             raise ConfigError(f"input.root: {root!r} does not contain {found.uri}; choose a folder above all images")
+        if not _is_text(found.uri):
+            raise ConfigError(f"input.images: {found.uri!r} is a name that is not UTF-8; rename the file")
         yield ImageRef(found.uri[len(prefix) :], found.uri, found.fingerprint)
     if not found:
         raise ConfigError(f"input.images: {given!r} matches no file; ** stands for any number of folders, * for a name")
@@ -66,8 +70,15 @@ def check_inputs(config: Input) -> None:
             next(list_images(config.model_copy(update={"images": (pattern,)})))
 
 
-def _normal(path: str) -> str:
-    return posixpath.normpath(path) if storage.is_local(path) else path.rstrip("/")
+def _normal(path: str, absolute: bool) -> str:
+    if not storage.is_local(path):
+        return path.rstrip("/")
+    return posixpath.abspath(path) if absolute else posixpath.normpath(path)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name of a file is UTF-8; bytes that are not arrive as lone surrogates."""
+    return not any(0xD800 <= ord(character) < 0xE000 for character in name)
 
 
 def _common(folders: list[str]) -> str:

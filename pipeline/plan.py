@@ -68,20 +68,25 @@ def windows_of(region: Region, config: Config) -> Iterator[Cells]:
     """The patches of a region in groups that are read and cut together."""
     image, grid = region.image, grid_of(region.image, config)
     height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config))
-    # Where patches overlap they take more memory than their window: both stay within a limit, but for single patches.
     patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
-    patches = lambda: -(-height // config.patch.steps[0]) * -(-width // config.patch.steps[1])
-    while patches() > max(1, 2 * WINDOW_BYTES // patch):
-        height, width = (height, -(-width // 2)) if width >= height else (-(-height // 2), width)
     for area in _areas(region.height, region.width, (height, width)):
         cells = grid.cells(area._replace(row=area.row + region.row, col=area.col + region.col))
         if cells.count:
-            yield cells
+            yield from _at_most(max(1, 2 * WINDOW_BYTES // patch), cells)
+
+
+def _at_most(patches: int, cells: Cells) -> Iterator[Cells]:
+    """Parts of no more than ``patches``: where they overlap they take more memory than the window behind them."""
+    if cells.count <= patches:
+        yield cells
+    else:
+        for half in cells.halves():
+            yield from _at_most(patches, half)
 
 
 def _tile(image: ImageInfo, pixels: int) -> tuple[int, int]:
     """About ``pixels``, square where the blocks allow, in whole blocks."""
-    side = int(pixels**0.5)
+    side = pixels // max(int(pixels**0.5), min(image.block_height, image.height))
     width = min(image.width, max(1, side // image.block_width) * image.block_width)
     height = max(1, pixels // width // image.block_height) * image.block_height
     return min(image.height, height), width

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import ConfigError
 
-_LOCAL = ("DirectRunner", "FnApiRunner")
+_LOCAL = ("direct", "fnapi")
 
 
 def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None) -> Any:
@@ -25,13 +25,14 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
         ConfigError: for flags that Beam does not know, which Beam itself would drop with a warning.
     """
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.runners.runner import create_runner
 
-    given = {flag.partition("=")[0].lstrip("-") for flag in flags}
-    flags = [*_as_flags({k: v for k, v in (configured or {}).items() if k not in given}), *flags]
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for cls in {cls.__name__: cls for cls in _subclasses(PipelineOptions)}.values():
         if "_add_argparse_args" in vars(cls):
             cls._add_argparse_args(parser)
+    given = {flag.partition("=")[0].lstrip("-") for flag in flags}
+    flags = [*_as_flags({k: v for k, v in (configured or {}).items() if k not in given}, parser), *flags]
     try:
         _, unknown = parser.parse_known_args(flags)
     except argparse.ArgumentError as error:
@@ -39,23 +40,38 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
     if unknown:
         raise ConfigError(f"Beam options: {' '.join(unknown)}: not known to Beam; see patchbeam build --help")
     options = PipelineOptions(flags)
-    if is_local(options):
+    if not is_local(options):
+        try:
+            create_runner(options.view_as(StandardOptions).runner)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise ConfigError(f"Beam options: --runner={options.view_as(StandardOptions).runner}: {error}") from error
+    else:
         options.view_as(StandardOptions).runner = "FnApiRunner"
         direct = options.view_as(DirectOptions)
-        if not any(flag.startswith("--direct_num_workers") for flag in flags):
-            direct.direct_num_workers = os.cpu_count() or 1
+        if not any(flag.startswith("--direct_num_workers") for flag in flags) or not direct.direct_num_workers:
+            direct.direct_num_workers = os.cpu_count() or 1  # 0 means so, too
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             direct.direct_running_mode = "multi_threading" if direct.direct_num_workers != 1 else "in_memory"
     return options
 
 
-def _as_flags(options: Mapping[str, Any]) -> Iterator[str]:
+def _as_flags(options: Mapping[str, Any], parser: argparse.ArgumentParser) -> Iterator[str]:
     for name, value in options.items():
         for one in value if isinstance(value, list) else [value]:
             if one is True:
                 yield f"--{name}"
-            elif one is not False:
+            elif one is False:
+                yield from _switched_off(name, parser)
+            else:
                 yield f"--{name}={one}"
+
+
+def _switched_off(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The flag that makes an option false; none where it is false anyway."""
+    actions = [action for action in parser._actions if action.dest == name]
+    if not actions:
+        yield f"--{name}=False"  # which is not known, and will be said to be
+    yield from (action.option_strings[0] for action in actions if isinstance(action, argparse._StoreFalseAction))
 
 
 def _subclasses(cls: Any) -> list[Any]:
@@ -66,7 +82,8 @@ def is_local(options: Any) -> bool:
     """Whether the pipeline runs on this machine, started by this process."""
     from apache_beam.options.pipeline_options import StandardOptions
 
-    return (options.view_as(StandardOptions).runner or "DirectRunner") in _LOCAL
+    name = options.view_as(StandardOptions).runner or "DirectRunner"
+    return name.lower().removesuffix("runner") in _LOCAL
 
 
 def make_runner(options: Any) -> Any:

@@ -7,6 +7,7 @@ with a scheme (``gs://``, ``s3://`` ...) goes through Beam's file systems.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import re
 import shutil
@@ -51,20 +52,27 @@ def glob(pattern: str) -> Iterator[Found]:
     ``*`` and ``?`` stay within a name, ``[..]`` is a set, ``**`` stands for any number of folders. One dialect for
     local disks and object stores, whose own ones differ.
     """
-    expression = re.compile(_translate(pattern))
-    return (found for found in _walk(static_root(pattern)) if expression.fullmatch(found.uri))
+    expression = re.compile(_translate(pattern), re.DOTALL)
+    names = pattern.split("/")
+    depth = None if "**" in pattern else len(names)  # how deep a match can lie
+    return (found for found in _walk(static_root(pattern), depth) if expression.fullmatch(found.uri))
 
 
 def _translate(pattern: str) -> str:
+    special = {"**/": r"(?:[^/]+/)*", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
     out = ""
-    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|.", pattern, re.DOTALL):
-        special = {"**/": r"(?:[^/]+/)*", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-        is_set = token.startswith("[") and len(token) > 1
-        out += special.get(token) or ("[" + token[1:-1].replace("!", "^", 1) + "]" if is_set else re.escape(token))
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[!?[^]]+\]|.", pattern, re.DOTALL):
+        if token in special:
+            out += special[token]
+        elif len(token) > 1:
+            out += "(?!/)" + fnmatch.translate(token).removeprefix("(?s:").removesuffix(")\\Z").removesuffix(r")\z")
+        else:
+            out += re.escape(token)
     return out
 
 
-def _walk(folder: str) -> Iterator[Found]:
+def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[Found]:
+    """The files below a folder, sorted; of local ones those with at most ``depth`` names in their path."""
     if not is_local(folder):
         from apache_beam.io.filesystems import FileSystems
 
@@ -76,11 +84,15 @@ def _walk(folder: str) -> Iterator[Found]:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that it lies in
+        return
     for entry in entries:
         # "./a" and "a" are the same file; patterns are written without the dot.
         path = entry.name if folder == "." else join(folder, entry.name) if folder != "/" else f"/{entry.name}"
         if entry.is_dir():
-            yield from _walk(path)
+            if depth is None or len(path.split("/")) < depth:
+                yield from _walk(path, depth, (*above, real))
         elif entry.is_file():
             status = entry.stat()
             yield Found(path, f"{status.st_size}-{status.st_mtime_ns}")
@@ -121,11 +133,11 @@ def atomic_write(uri: str) -> Iterator[BinaryIO]:
             if is_local(uri):  # a file that survives a power cut is whole
                 file.flush()
                 os.fsync(file.fileno())
+        rename(temporary, uri)
     except BaseException:
         with contextlib.suppress(OSError):
             delete(temporary)
         raise
-    rename(temporary, uri)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -167,7 +179,8 @@ def size(uri: str) -> int | None:
 def files_below(folder: str) -> list[str]:
     """Paths of all files below a folder, relative to it, sorted; empty if there is no such folder."""
     folder = folder.rstrip("/")
-    return sorted(found.uri[len(folder) + 1 :] for found in _walk(folder))
+    above = 0 if folder == "." else len(folder) + 1
+    return sorted(found.uri[above:] for found in _walk(folder))
 
 
 def delete(uri: str) -> None:

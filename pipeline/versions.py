@@ -92,15 +92,17 @@ def begin(out: str, content_digest: str) -> tuple[str, bool]:
         (name, whether it is resumed)
     """
     unfinished = []
-    for name in _with_work(out):
+    for name, files in _versions(out).items():
         folder = folder_of(out, name)
-        if read_manifest(folder) is not None:
-            _point_to(out, name)
+        if MANIFEST not in files:
+            if _STARTED in files and _content_digest(folder) == content_digest:
+                unfinished.append(name)
+            else:
+                _delete_below(folder, "")
+        elif any(file.startswith(f"{WORK}/") for file in files):
+            if name > (latest(out) or ""):
+                _point_to(out, name)
             _delete_below(folder, f"{WORK}/")
-        elif _content_digest(folder) == content_digest:
-            unfinished.append(name)
-        else:
-            _delete_below(folder, "")
     if unfinished:
         return max(unfinished), True
     now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -126,13 +128,17 @@ def keep_only(folder: str, wanted: set[str]) -> None:
 
 
 def _point_to(out: str, name: str) -> None:
-    if name > (latest(out) or ""):
-        storage.write_bytes(storage.join(out, "LATEST"), f"{name}\n".encode())
+    storage.write_bytes(storage.join(out, "LATEST"), f"{name}\n".encode())
 
 
-def _with_work(out: str) -> list[str]:
-    found = storage.glob(storage.join(out, "versions", "*", _STARTED))
-    return sorted(f.uri.removesuffix(f"/{_STARTED}").rpartition("/")[2] for f in found)
+def _versions(out: str) -> dict[str, set[str]]:
+    """Name of each version, complete or not -> its files."""
+    found: dict[str, set[str]] = {}
+    for path in storage.files_below(storage.join(out, "versions")):
+        name, _, below = path.partition("/")
+        if _NAME.fullmatch(name):
+            found.setdefault(name, set()).add(below)
+    return found
 
 
 def _content_digest(folder: str) -> str | None:

@@ -52,6 +52,10 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
         "splits": {"train": 1.0},
         "seed": 0,
         "max_rejected": 0.01,
+        "workers": {
+            "device": "auto", "processes_per_gpu": 1, "windows_per_gpu": 2, "accelerator": None, "min_ram": None,
+        },
+        "beam": {},
     }  # fmt: skip
     assert config.patch.steps == (256, 256)
     assert config.training_split == "train"
@@ -75,6 +79,8 @@ output: {path: o, encoding: raw, quality: 50, shard_size: 64MB, order: sequentia
 splits: {train: 0.7, val: 0.2, test_1: 0.1}
 seed: -5
 max_rejected: 1
+workers: {device: gpu, processes_per_gpu: 3, windows_per_gpu: 4, accelerator: 'type:nvidia-l4', min_ram: 8GiB}
+beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experiments: [a, b]}
 """,
         )
     )
@@ -88,6 +94,13 @@ max_rejected: 1
         "splits": {"train": 0.7, "val": 0.2, "test_1": 0.1},
         "seed": -5,
         "max_rejected": 1.0,
+        "workers": {
+            "device": "gpu", "processes_per_gpu": 3, "windows_per_gpu": 4, "accelerator": "type:nvidia-l4",
+            "min_ram": 8 * 2**30,
+        },
+        "beam": {
+            "region": "here", "max_num_workers": 7, "some_ratio": 0.5, "dry_run": True, "experiments": ["a", "b"],
+        },
     }  # fmt: skip
     assert config.patch.steps == (48, 16)
 
@@ -101,7 +114,7 @@ def test_every_configuration_that_is_shipped_loads(path):
 WRONG = {
     "input.level": [
         ("-1", "-1 is not allowed: input should be greater than or equal to 0"),
-        ("1.5", "1.5 is not allowed: input should be a valid integer, got a number with a fractional part"),
+        ("1.5", "1.5 is not allowed: input should be a valid integer"),
     ],
     "input.channels": [("0", "0 is not allowed: input should be greater than or equal to 1")],
     "input.dtype": [("int8", "'int8' is not allowed: input should be 'uint8', 'uint16' or 'float32'")],
@@ -130,7 +143,7 @@ WRONG = {
         ("zero", "'zero' is not allowed: input should be 'reflect', 'symmetric', 'edge' or 'constant'")
     ],
     "patch.pad_value": [
-        ("white", "'white' is not allowed: input should be a valid number, unable to parse string as a number"),
+        ("white", "'white' is not allowed: input should be a valid number"),
     ],
     "output.path": [("5", "5 is not allowed: input should be a valid string")],
     "output.encoding": [("webp", "'webp' is not allowed: input should be 'png', 'jpeg' or 'raw'")],
@@ -143,6 +156,10 @@ WRONG = {
         for value, shown in (("0", "0"), ("-1", "-1"), ("5XB", "'5XB'"), ("MB", "'MB'"), ("0.5B", "'0.5B'"),
                              ("true", "True"), ("[1]", "[1]"), ("1e9", "'1e9'"))
     ],
+    "workers.device": [("tpu", "'tpu' is not allowed: input should be 'auto', 'cpu' or 'gpu'")],
+    "workers.processes_per_gpu": [("0", "0 is not allowed: input should be greater than or equal to 1")],
+    "workers.windows_per_gpu": [("0", "0 is not allowed: input should be greater than or equal to 1")],
+    "workers.min_ram": [("much", "'much' is not allowed: use a number with a unit such as 64MB, 1GB or 256MiB")],
     "output.order": [("random", "'random' is not allowed: input should be 'shuffled' or 'sequential'")],
 }  # fmt: skip
 
@@ -158,9 +175,8 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
         ("ptch: {size: 64}", ["ptch: unknown key; did you mean patch?"]),
         ("patch: {sise: 64}", ["patch.sise: unknown key; did you mean size?"]),
         ("patch: {x: 64}", ["patch.x: unknown key; known are size, stride, edge, pad_mode, pad_value"]),
-        ("foo: 3", ["foo: unknown key; known are input, output, patch, splits, seed, max_rejected"]),
-        ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer, unable to parse string as an "
-                       "integer"]),
+        ("foo: 3", ["foo: unknown key; known are input, output, patch, splits, seed, max_rejected, workers, beam"]),
+        ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
         ("max_rejected: 2", ["max_rejected: 2 is not allowed: input should be less than or equal to 1"]),
         ("patch: 5", ["patch: 5 is not allowed: input should be a valid dictionary or instance of Patch"]),
         ("patch:", ["patch: None is not allowed: input should be a valid dictionary or instance of Patch"]),
@@ -183,7 +199,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
         ("patch: {edge: crop, sise: 3}\nseed: x", [
             "patch.edge: 'crop' is not allowed: input should be 'drop', 'pad' or 'shift'",
             "patch.sise: unknown key; did you mean size?",
-            "seed: 'x' is not allowed: input should be a valid integer, unable to parse string as an integer",
+            "seed: 'x' is not allowed: input should be a valid integer",
         ]),
     ],
 )  # fmt: skip
@@ -234,21 +250,17 @@ def test_values_that_fit_together_are_taken(tmp_path, values):
     load_config(write(tmp_path, section(**values)))
 
 
-NOT_FINITE = "pad_value is turned into an int before it is looked at"
-
-
 @pytest.mark.parametrize(
     "value",
     [
-        pytest.param(".nan", marks=pytest.mark.xfail(strict=True, reason=f"{NOT_FINITE}: the message names no key")),
-        pytest.param(".inf", marks=pytest.mark.xfail(strict=True, reason=f"{NOT_FINITE}: OverflowError escapes")),
+        pytest.param(".nan"),
+        pytest.param(".inf"),
     ],
 )
 def test_a_pad_value_that_is_not_finite_is_named(tmp_path, value):
     assert "patch.pad_value: " in error_of(tmp_path, section(patch__pad_value=value))
 
 
-@pytest.mark.xfail(strict=True, reason="pydantic's lax mode takes yes and no for 1 and 0")
 @pytest.mark.parametrize(
     ("key", "text"),
     [
@@ -286,15 +298,19 @@ def test_a_wrong_expression_for_names_is_named(tmp_path, key, said, error):
     assert f"\n  input.{key}.regex: {error}" in error_of(tmp_path, text)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="lists every branch of the union, also 'regex: unknown key; did you mean regex?'"
-)
 def test_a_wrong_expression_for_names_is_one_line(tmp_path):
     assert error_of(tmp_path, section(input__label="{regex: patient}")).splitlines() == [
         "FILE:",
         "  input.label.regex: 'patient' is not allowed: has 0 groups; put parentheses around the one part that is the "
         "name",
     ]
+
+
+@pytest.mark.parametrize("value", ["null", "{a: 1}", "2024-01-01"])
+def test_a_wrong_option_for_beam_is_one_line(tmp_path, value):
+    lines = error_of(tmp_path, f"{MINIMAL}beam: {{region: {value}}}").splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("  beam.region: ")
 
 
 @pytest.mark.parametrize(("key", "value"), [("label", "fold"), ("label", "3"), ("group", "fold"), ("group", "[a]")])
@@ -344,20 +360,14 @@ def test_a_tag_that_runs_code_runs_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["c.yaml"]
 
 
-DATE = "YAML's constructor raises a plain ValueError for a date that does not exist; it escapes"
-
-
-@pytest.mark.xfail(strict=True, raises=ValueError, reason=DATE)
 def test_a_date_that_does_not_exist_is_a_configuration_error(tmp_path):
     error_of(tmp_path, "input: {images: a.png}\noutput: {path: 2024-02-30}\n")
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason=DATE)
 def test_a_date_that_does_not_exist_is_an_error_after_set_too(tmp_path):
     error_of(tmp_path, MINIMAL, ["output.path=2024-02-30"])
 
 
-@pytest.mark.xfail(strict=True, raises=ConfigError, reason="the look for duplicates constructs the key << as a value")
 def test_merge_keys_work_as_in_other_yaml(tmp_path):
     text = "input: &both {images: a.png}\noutput: {path: out}\n"
     config = load_config(write(tmp_path, text.replace("a.png}", "a.png, <<: {level: 3}}")))
@@ -388,6 +398,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, why):
         (["output.shard_size=1GiB"], "output.shard_size", 2**30),
         (["output.path='2024'"], "output.path", "2024"),
         (["input.root="], "input.root", None),
+        (["beam.region=here", "beam.experiments=[a]"], "beam", {"region": "here", "experiments": ["a"]}),
     ],
 )
 def test_set_replaces_a_value(tmp_path, overrides, key, value):
@@ -420,7 +431,6 @@ def test_a_wrong_set_is_named(tmp_path, override, start):
     assert error_of(tmp_path, MINIMAL, [override]).startswith(start)
 
 
-@pytest.mark.xfail(strict=True, reason="the error of the loader passes without the --set in front of it")
 def test_a_duplicate_key_in_a_set_says_which_set(tmp_path):
     assert error_of(tmp_path, MINIMAL, ["patch={size: 1, size: 2}"]).startswith("--set patch={size: 1, size: 2}: ")
 
@@ -480,6 +490,12 @@ KEYS = {
     "input.root": ("/data", False),
     "output.path": ("elsewhere", False),
     "max_rejected": (0.5, False),
+    "workers.device": ("cpu", False),
+    "workers.processes_per_gpu": (2, False),
+    "workers.windows_per_gpu": (3, False),
+    "workers.accelerator": ("x", False),
+    "workers.min_ram": ("4GB", False),
+    "beam": ({"region": "here"}, False),
     "input.level": (1, True),
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
@@ -544,7 +560,6 @@ def test_equal_values_written_differently_have_one_digest(tmp_path):
     assert one.content_digest() == other.content_digest()
 
 
-@pytest.mark.xfail(strict=True, reason="json.dumps(sort_keys=True) forgets the order that headers.split_of goes by")
 def test_the_order_of_the_splits_changes_the_digest_because_it_changes_the_splits(make_config):
     one, other = make_config(splits={"a": 0.5, "b": 0.5}), make_config(splits={"b": 0.5, "a": 0.5})
     assert one.content_digest() != other.content_digest()
@@ -561,17 +576,24 @@ def test_the_digest_is_the_same_in_another_process(make_config):
 
 
 def run_patchbeam(folder, *arguments):
-    """What ``patchbeam`` answers, and the seconds it takes: the best of several tries, as others use the machine."""
-    best = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
+    """What ``patchbeam`` answers, and the best time of three tries.
+
+    The time of the processor stands in for wall time, because other processes may hold all three up; not so where the
+    wall time is that much longer that it must have waited for something.
+    """
+    walls, processor = [], []
+    for _ in range(3):
+        before, started = os.times(), time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments], capture_output=True, text=True, cwd=folder, timeout=60
         )
-        best = min(best, time.perf_counter() - started)
-        if best < 1:
+        walls.append(time.perf_counter() - started)
+        after = os.times()
+        processor.append(after.children_user - before.children_user + after.children_system - before.children_system)
+        if walls[-1] < 1:
             break
-    return done.returncode, done.stdout, done.stderr, best
+    held_up = min(walls) < 4 * min(processor)
+    return done.returncode, done.stdout, done.stderr, min(processor) if held_up else min(walls)
 
 
 @pytest.mark.parametrize("command", ["build", "plan"])

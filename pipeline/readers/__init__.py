@@ -6,6 +6,7 @@ of this package is one reader; :func:`open_image` picks it by the first bytes of
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -35,16 +36,62 @@ class Layout(NamedTuple):
     block_width: int
 
 
-class Reader(Protocol):
-    """An open image. ``read`` may be called by several threads at a time.
+class StorageFailed(Exception):
+    """The storage did not deliver; no library takes it for a fault of the file, as it would take an OSError."""
+
+
+class ImageFile:
+    """An open file that counts what is read of it, and tells a failing storage from a broken file.
 
     Attributes:
-        layout: from the header.
-        bytes_read: bytes of the file that ``read`` has fetched so far.
+        bytes_read: so far.
     """
 
+    def __init__(self, file: BinaryIO):
+        self.bytes_read = 0
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """See ``io.BufferedIOBase``.
+
+        Raises:
+            StorageFailed: for any OSError.
+        """
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise StorageFailed(error.strerror or str(error)) from error
+        self.bytes_read += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """See ``io.BufferedIOBase``.
+
+        Raises:
+            ValueError: for a place that no file has: such an offset comes from a broken file.
+            StorageFailed: for any other OSError.
+        """
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise ValueError(f"an offset of {offset}") from error
+            raise StorageFailed(error.strerror or str(error)) from error
+
+    def tell(self) -> int:
+        """See ``io.BufferedIOBase``."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """See ``io.BufferedIOBase``."""
+        self._file.close()
+
+
+class Reader(Protocol):
+    """An open image. ``read`` may be called by several threads at a time."""
+
     layout: Layout
-    bytes_read: int
+    file: ImageFile
 
     def read(self, box: Box) -> np.ndarray:
         """The pixels of ``box``, which lies inside the image: ``[height, width, channels]`` of ``layout.dtype``.
@@ -57,7 +104,7 @@ class Reader(Protocol):
         """Gives the file back."""
 
 
-# First bytes -> module of the reader, which has open(file, level) -> Reader.
+# First bytes -> module of the reader, which has open_reader(file, level) -> Reader.
 _SIGNATURES = {
     b"\xff\xd8\xff": "jpeg",
     b"\x89PNG\r\n\x1a\n": "png",
@@ -75,7 +122,7 @@ def open_image(uri: str, level: int = 0) -> Reader:
         Unreadable: with the reason.
     """
     try:
-        file = storage.open_read(uri)
+        file = ImageFile(storage.open_read(uri))
     except OSError as error:
         raise Unreadable("io_error", f"cannot be opened: {error.strerror or error}") from error
     try:
@@ -83,15 +130,15 @@ def open_image(uri: str, level: int = 0) -> Reader:
     except Unreadable:
         file.close()
         raise
-    except OSError as error:
+    except StorageFailed as error:
         file.close()
-        raise Unreadable("io_error", f"cannot be read: {error.strerror or error}") from error
+        raise Unreadable("io_error", f"cannot be read: {error}") from error
     except Exception as error:  # a file that lies can make a library raise anything
         file.close()
         raise Unreadable("corrupt_header", f"{type(error).__name__}: {error}") from error
 
 
-def _reader_module(file: BinaryIO):
+def _reader_module(file: ImageFile):
     head = file.read(16)
     file.seek(0)
     if not head:

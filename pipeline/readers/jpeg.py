@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.elements import Unreadable
-from pipeline.readers import orientation
+from pipeline.readers import ImageFile, StorageFailed, orientation
 from pipeline.readers.whole import WholeReader
 
 _CHANNELS = {"L": 1, "RGB": 3}
 
 
-def open_reader(file: BinaryIO, level: int) -> WholeReader:
+def open_reader(file: ImageFile, level: int) -> WholeReader:
     """See :func:`pipeline.readers.open_image`; grey and colour JPEG with 8 bits."""
     if level:
         raise Unreadable("no_such_level", f"a JPEG has level 0 only, asked for {level}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit of whole images is our own
-            header = Image.open(file, formats=["JPEG", "MPO"])
-    except Image.DecompressionBombError as error:
-        raise Unreadable("too_large", f"{error}; convert it to a tiled TIFF") from error
+        header = JpegImageFile(cast(BinaryIO, file))  # not through Image.open, which has a limit of its own
+    except StorageFailed:
+        raise
     except Exception as error:  # Pillow raises SyntaxError, ValueError, struct.error ... on broken headers
         raise Unreadable("corrupt_header", f"not a JPEG header: {error}") from error
     if header.mode not in _CHANNELS:

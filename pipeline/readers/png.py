@@ -7,19 +7,19 @@ colour becomes an alpha channel; 16 bits stay 16 bits.
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
 
 import imagecodecs
 from PIL import Image
 
 from pipeline.elements import Unreadable
-from pipeline.readers import orientation
+from pipeline.readers import ImageFile, orientation
 from pipeline.readers.whole import WholeReader
 
+_MAX_CHUNK = 1 << 24  # EXIF may hold a preview
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # PNG specification, table 11.1: grey, RGB, palette, grey + alpha, RGBA
 
 
-def open_reader(file: BinaryIO, level: int) -> WholeReader:
+def open_reader(file: ImageFile, level: int) -> WholeReader:
     """See :func:`pipeline.readers.open_image`."""
     if level:
         raise Unreadable("no_such_level", f"a PNG has level 0 only, asked for {level}")
@@ -32,34 +32,35 @@ def open_reader(file: BinaryIO, level: int) -> WholeReader:
     )
 
 
-def _header(file: BinaryIO) -> tuple[int, int, int, int, bool, int]:
-    """(width, height, bits, colour type, whether tRNS adds alpha, orientation) from the chunks before the pixels."""
+def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:
+    """(width, height, bits, colour type, whether tRNS adds alpha, orientation) from the chunks but those of pixels."""
     file.seek(8)
-    header, transparent, turned = None, False, 1
-    while True:
-        length, name = struct.unpack(">I4s", _exactly(file, 8))
-        if name in (b"IDAT", b"IEND"):
+    header, transparent, turned, pixels = None, False, 1, False
+    while len(start := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", start)
+        pixels |= name == b"IDAT"
+        if name == b"IEND":
             break
-        if name in (b"IHDR", b"tRNS", b"eXIf") and length < 1 << 16:
-            data = _exactly(file, length)
-            if name == b"IHDR":
+        if name in (b"IHDR", b"tRNS", b"eXIf") and length <= _MAX_CHUNK:
+            data = file.read(length)
+            if name == b"IHDR" and len(data) == 13:
                 header = struct.unpack(">IIBB", data[:10])
             elif name == b"tRNS":
-                transparent = True
-            else:
-                exif = Image.Exif()
-                exif.load(data)
-                turned = orientation.valid(exif.get(orientation.TAG))
+                transparent = header is not None and header[3] in (0, 2, 3)  # beside an alpha channel it has no meaning
+            elif name == b"eXIf":
+                turned = _orientation(data)
         else:
             file.seek(length, 1)
         file.seek(4, 1)  # checksum
-    if header is None:
-        raise Unreadable("corrupt_header", "no IHDR chunk before the pixels")
+    if header is None or not pixels:
+        raise Unreadable("corrupt_header", "the file ends before the pixels")
     return (*header, transparent, turned)
 
 
-def _exactly(file: BinaryIO, length: int) -> bytes:
-    data = file.read(length)
-    if len(data) < length:
-        raise Unreadable("corrupt_header", "the file ends before the pixels")
-    return data
+def _orientation(data: bytes) -> int:
+    try:
+        exif = Image.Exif()
+        exif.load(data)
+        return orientation.valid(exif.get(orientation.TAG))
+    except Exception:  # broken EXIF says nothing of the pixels
+        return 1

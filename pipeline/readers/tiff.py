@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import struct
 import threading
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import tifffile
 
 from pipeline.elements import Unreadable
-from pipeline.readers import Layout, Reader, orientation
+from pipeline.readers import ImageFile, Layout, Reader, StorageFailed, orientation
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
@@ -22,18 +23,23 @@ _COLOURS = ("MINISBLACK", "RGB", "YCBCR")
 _MAX_BLOCK_BYTES = 1 << 26
 
 
-def open_reader(file: BinaryIO, level: int) -> Reader:
+def open_reader(file: ImageFile, level: int) -> Reader:
     """See :func:`pipeline.readers.open_image`; the first image of the file, at one of its pyramid levels."""
     try:
-        series = tifffile.TiffFile(file).series[0]
+        _check_chain(file)
+        series = tifffile.TiffFile(cast(BinaryIO, file)).series[0]
+    except (Unreadable, StorageFailed):
+        raise
     except Exception as error:  # tifffile raises many kinds on broken headers
         raise Unreadable("corrupt_header", f"not a TIFF header: {error}") from error
     if level >= len(series.levels):
         raise Unreadable("no_such_level", f"has {len(series.levels)} pyramid levels, asked for level {level}")
     pages: Any = series.levels[level].pages
-    if len(pages) != 1:
-        raise Unreadable("unsupported_mode", f"a stack of {len(pages)} pages ({series.axes}); single images are read")
     page = pages[0].aspage()
+    if series.levels[level].size != page.size:
+        raise Unreadable(
+            "unsupported_mode", f"a stack of {series.size // page.size} pages ({series.axes}); single images are read"
+        )
     _check(page)
     tag = page.tags.get(orientation.TAG)
     turned = orientation.valid(int(tag.value) if tag else 1)
@@ -46,12 +52,32 @@ def open_reader(file: BinaryIO, level: int) -> Reader:
     return WholeReader(file, height, width, layout.channels, layout.dtype, turned, lambda _: reader.read_stored(whole))
 
 
+def _check_chain(file: ImageFile) -> None:
+    """Refuses directories that go in a circle, which would be followed for ever."""
+    order = {b"II": "<", b"MM": ">"}[file.read(2)]
+    big = struct.unpack(order + "H", file.read(2))[0] == 43
+    if big:
+        file.read(4)
+    count_form, offset_form, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+    number = lambda form: struct.unpack(order + form, file.read(struct.calcsize(form)))[0]
+    seen: set[int] = set()
+    while offset := number(offset_form):
+        if offset in seen:
+            raise Unreadable("corrupt_header", "the directories of the file go in a circle")
+        seen.add(offset)
+        file.seek(offset)
+        file.seek(number(count_form) * entry, 1)
+    file.seek(0)
+
+
 def _check(page: Any) -> None:
     colour = getattr(page.photometric, "name", page.photometric)
     if colour not in _COLOURS:
         raise Unreadable("unsupported_mode", f"colour space {colour}; {', '.join(_COLOURS)} are read")
     if page.dtype is None or page.dtype.name not in ("uint8", "uint16", "float32"):
         raise Unreadable("unsupported_mode", f"pixels of {page.dtype}; uint8, uint16 and float32 are read")
+    if colour == "YCBCR" and page.compression != tifffile.COMPRESSION.JPEG:
+        raise Unreadable("unsupported_mode", "colour space YCBCR in another form than JPEG; convert it to RGB")
     if page.planarconfig not in (1, 2):
         raise Unreadable("corrupt_header", f"planar configuration {page.planarconfig!r}; 1 and 2 exist")
     if page.imagedepth != 1 or not page.imagelength or not page.imagewidth:
@@ -73,10 +99,10 @@ def _rows_are_plain(page: Any) -> bool:
 class _TiffReader:
     """One page of a TIFF, block by block."""
 
-    def __init__(self, file: BinaryIO, page: Any, turned: int):
-        self._file, self._page, self._turned = file, page, turned
+    def __init__(self, file: ImageFile, page: Any, turned: int):
+        self.file, self._page, self._turned = file, page, turned
         self._lock = threading.Lock()
-        self.bytes_read = 0
+        self._decode_block = page.decode  # made now: the making reads the file
         self._plain = _rows_are_plain(page)
         height, width = page.imagelength, page.imagewidth
         blocks = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
@@ -99,8 +125,8 @@ class _TiffReader:
             return self._read_rows(box) if self._plain else self._read_blocks(box)
         except Unreadable:
             raise
-        except OSError as error:
-            raise Unreadable("io_error", f"cannot be read: {error.strerror or error}") from error
+        except StorageFailed as error:
+            raise Unreadable("io_error", f"cannot be read: {error}") from error
         except Exception as error:  # each codec raises its own
             raise Unreadable("corrupt_data", f"does not decode: {error}") from error
 
@@ -137,7 +163,7 @@ class _TiffReader:
         # libjpeg would fill the missing end of a picture with grey.
         if page.compression == tifffile.COMPRESSION.JPEG and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
             raise Unreadable("corrupt_data", f"block {index}: the JPEG data end early")
-        block, _, _ = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+        block, _, _ = self._decode_block(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
         samples = 1 if page.planarconfig == 2 else page.samplesperpixel
         if block.shape[-1] != samples:  # NumPy would spread one sample over all
             raise Unreadable("corrupt_data", f"block {index}: {block.shape[-1]} samples where {samples} are due")
@@ -145,16 +171,15 @@ class _TiffReader:
 
     def _bytes(self, offset: int, count: int) -> bytes:
         with self._lock:  # the file has one position
-            self._file.seek(offset)
-            data = self._file.read(count)
-            self.bytes_read += len(data)
+            self.file.seek(offset)
+            data = self.file.read(count)
         if len(data) < count:
             raise Unreadable("corrupt_data", f"the file ends {count - len(data)} bytes before the end of a block")
         return data
 
     def close(self) -> None:
         """See :class:`pipeline.readers.Reader`."""
-        self._file.close()
+        self.file.close()
 
 
 def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:

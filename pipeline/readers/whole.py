@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import BinaryIO
 
 import numpy as np
 
 from pipeline.elements import Unreadable
-from pipeline.readers import MAX_WHOLE_BYTES, Layout, orientation
+from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, StorageFailed, orientation
 from transforms.grid import Box
 
 
@@ -24,7 +23,7 @@ class WholeReader:
     """
 
     def __init__(
-        self, file: BinaryIO, height: int, width: int, channels: int, dtype: str, turned: int,
+        self, file: ImageFile, height: int, width: int, channels: int, dtype: str, turned: int,
         decode: Callable[[bytes], np.ndarray],
     ):  # fmt: skip
         needed = height * width * channels * np.dtype(dtype).itemsize
@@ -37,8 +36,7 @@ class WholeReader:
         self._stored = (height, width, channels)
         shown = orientation.shown_size(height, width, turned)
         self.layout = Layout(*shown, channels, dtype, *shown)
-        self.bytes_read = 0
-        self._file, self._turned, self._decode = file, turned, decode
+        self.file, self._turned, self._decode = file, turned, decode
         self._lock = threading.Lock()
         self._pixels: np.ndarray | None = None
         self._error: Unreadable | None = None
@@ -58,12 +56,12 @@ class WholeReader:
 
     def _decode_all(self) -> np.ndarray:
         try:
-            self._file.seek(0)
-            data = self._file.read()
-            self.bytes_read += len(data)
-            pixels = np.asarray(self._decode(data))
-        except OSError as error:
-            raise Unreadable("io_error", f"cannot be read: {error.strerror or error}") from error
+            self.file.seek(0)
+            pixels = np.asarray(self._decode(self.file.read()))
+        except Unreadable:
+            raise
+        except StorageFailed as error:
+            raise Unreadable("io_error", f"cannot be read: {error}") from error
         except Exception as error:  # whatever the codec raises
             raise Unreadable("corrupt_data", f"does not decode: {error}") from error
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -77,4 +75,4 @@ class WholeReader:
     def close(self) -> None:
         """See :class:`pipeline.readers.Reader`."""
         self._pixels = None
-        self._file.close()
+        self.file.close()
