@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from pipeline import accounts, storage, versions
 from pipeline.config import Config
-from pipeline.elements import FORMAT, ShardPlan, ShardResult, index_file, receipt_file, shard_file
+from pipeline.elements import FORMAT, PASSING, ShardPlan, ShardResult, index_file, receipt_file, shard_file
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, list_images, make_listing, read_listing
 from pipeline.plan import PlanShards, read_plan
@@ -112,7 +112,9 @@ def _unchanged(out: str, identity: str) -> Outcome | None:
     name = versions.latest(out)
     folder = versions.folder_of(out, name) if name else ""
     manifest = versions.read_manifest(folder) if name else None
-    return Outcome(folder, manifest, unchanged=True) if manifest and manifest["identity"] == identity else None
+    if not manifest or manifest["identity"] != identity or PASSING & manifest["accounts"]["reasons"].keys():
+        return None  # what failed in passing is tried again
+    return Outcome(folder, manifest, unchanged=True)
 
 
 def _run(config: Config, options: Any, folder: str, work: str, listing: Listing, show: Any) -> dict[str, int]:

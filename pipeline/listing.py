@@ -38,7 +38,8 @@ def list_images(config: Input) -> Iterator[ImageRef]:
         ConfigError: if a pattern finds nothing, or an image lies outside ``config.root``.
     """
     paths = [*config.images, *([config.root] if config.root else [])]
-    absolute = any(posixpath.isabs(path) for path in paths)  # one of them makes all of them so, to be comparable
+    # One path that is absolute, or leaves the current folder, makes all of them absolute, so that they compare.
+    absolute = any(posixpath.normpath(path).startswith(("/", "../")) or path == ".." for path in paths)
     patterns = [_normal(pattern, absolute) for pattern in config.images]
     root = _normal(config.root, absolute) if config.root else _common([storage.static_root(p) for p in patterns])
     streams = [_matches(pattern, given, root) for pattern, given in zip(patterns, config.images)]

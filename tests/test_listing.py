@@ -99,7 +99,6 @@ def test_relative_and_absolute_patterns_list_the_same_in_both_orders(tree):
     assert ids("a/*.png", f"{tree}/b/*.png") == ids(f"{tree}/b/*.png", "a/*.png")
 
 
-@pytest.mark.xfail(strict=True, raises=ConfigError, reason="the common folder of 'a' and '../b' is taken to be '.'")
 def test_folders_beside_and_below_the_current_one_have_a_common_root(tmp_path, monkeypatch):
     make(tmp_path, "here/x.png", "beside/y.png")
     monkeypatch.chdir(tmp_path / "here")

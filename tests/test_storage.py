@@ -164,7 +164,9 @@ def test_links_to_files_and_folders_are_followed_and_dangling_ones_left_out(tmp_
 def test_a_link_to_its_own_folder_does_not_break_the_walk(tmp_path):
     make(tmp_path, "x.png", "a/y.png")
     (tmp_path / "a/again").symlink_to(tmp_path / "a")
-    assert f"{tmp_path}/x.png" in found(tmp_path / "*.png")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    assert found(tmp_path / "*.png") == [f"{tmp_path}/x.png"]
+    assert found(tmp_path / "**/*.png") == [f"{tmp_path}/a/y.png", f"{tmp_path}/x.png"]
 
 
 def test_only_folders_that_can_match_are_looked_into(tmp_path, monkeypatch):

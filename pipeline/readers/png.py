@@ -7,6 +7,7 @@ colour becomes an alpha channel; 16 bits stay 16 bits.
 from __future__ import annotations
 
 import struct
+import zlib
 
 import imagecodecs
 from PIL import Image
@@ -16,6 +17,7 @@ from pipeline.readers import ImageFile, orientation
 from pipeline.readers.whole import WholeReader
 
 _MAX_CHUNK = 1 << 24  # EXIF may hold a preview
+_TAIL = 1 << 15
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # PNG specification, table 11.1: grey, RGB, palette, grey + alpha, RGBA
 
 
@@ -33,14 +35,12 @@ def open_reader(file: ImageFile, level: int) -> WholeReader:
 
 
 def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:
-    """(width, height, bits, colour type, whether tRNS adds alpha, orientation) from the chunks but those of pixels."""
+    """(width, height, bits, colour type, whether tRNS adds alpha, orientation) from the chunks before the pixels."""
     file.seek(8)
-    header, transparent, turned, pixels = None, False, 1, False
-    while len(start := file.read(8)) == 8:
+    header, transparent, turned, pixels = None, False, None, False
+    while not pixels and len(start := file.read(8)) == 8:
         length, name = struct.unpack(">I4s", start)
-        pixels |= name == b"IDAT"
-        if name == b"IEND":
-            break
+        pixels = name == b"IDAT"
         if name in (b"IHDR", b"tRNS", b"eXIf") and length <= _MAX_CHUNK:
             data = file.read(length)
             if name == b"IHDR" and len(data) == 13:
@@ -54,7 +54,19 @@ def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:
         file.seek(4, 1)  # checksum
     if header is None or not pixels:
         raise Unreadable("corrupt_header", "the file ends before the pixels")
-    return (*header, transparent, turned)
+    return (*header, transparent, turned or _orientation_behind(file))
+
+
+def _orientation_behind(file: ImageFile) -> int:
+    """EXIF may also stand behind the pixels: looked for at the end of the file, and known by its checksum."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _TAIL))
+    tail = file.read()
+    start = tail.rfind(b"eXIf")
+    (length,) = struct.unpack(">I", tail[start - 4 : start]) if start >= 4 else (0,)
+    end = start + 4 + length
+    whole = start >= 4 and tail[end : end + 4] == struct.pack(">I", zlib.crc32(tail[start:end]))
+    return _orientation(tail[start + 4 : end]) if whole else 1
 
 
 def _orientation(data: bytes) -> int:

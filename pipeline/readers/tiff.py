@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 import threading
@@ -59,14 +60,15 @@ def _check_chain(file: ImageFile) -> None:
     if big:
         file.read(4)
     count_form, offset_form, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-    number = lambda form: struct.unpack(order + form, file.read(struct.calcsize(form)))[0]
     seen: set[int] = set()
-    while offset := number(offset_form):
-        if offset in seen:
-            raise Unreadable("corrupt_header", "the directories of the file go in a circle")
-        seen.add(offset)
-        file.seek(offset)
-        file.seek(number(count_form) * entry, 1)
+    with contextlib.suppress(struct.error, ValueError):  # a chain that leaves the file ends there
+        while offset := struct.unpack(order + offset_form, file.read(struct.calcsize(offset_form)))[0]:
+            if offset in seen:
+                raise Unreadable("corrupt_header", "the directories of the file go in a circle")
+            seen.add(offset)
+            file.seek(offset)
+            (entries,) = struct.unpack(order + count_form, file.read(struct.calcsize(count_form)))
+            file.seek(entries * entry, 1)
     file.seek(0)
 
 
