@@ -164,7 +164,7 @@ def main() -> None:
             results = json.loads(done.stdout.splitlines()[-1])
             best[name] = min(results, key=lambda result: result["wall_s"])
             print(_line(name, best[name], best["floor"]["wall_s"] / cores))
-    spent = ", ".join(f"{name} {count} ms" for name, count in best["patchbeam"]["spent"].items())
+    spent = ", ".join(f"{name} {count}" for name, count in best["patchbeam"]["spent"].items())
     print(f"patchbeam, over all threads: {spent}")
 
 

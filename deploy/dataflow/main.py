@@ -1,0 +1,97 @@
+"""Starts a build as a Dataflow Flex Template: submits the job and ends. Publishing is left to ``patchbeam build``.
+
+A launcher does not start the job itself. It has Beam write the description of the job to ``--template_location``, and
+Dataflow starts the job after this program has ended: there is nothing here that could be waited for. When the job is
+done, ``patchbeam build`` with the same configuration finds all shards finished, and publishes. See docs/dataflow.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import posixpath
+import sys
+import tempfile
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline import storage, versions
+from pipeline.build import plan_flow
+from pipeline.config import Config, ConfigError, load_config
+from pipeline.elements import FORMAT
+from pipeline.listing import Listing, list_images, make_listing
+from pipeline.quiet import import_tensorflow
+from pipeline.runners import make_runner, parse_options, threads_per_process
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Takes the parameters of metadata.json; every other flag is an option of Beam's, as the launcher passes them."""
+    parser = argparse.ArgumentParser(prog="main.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="URI", help="The configuration: a YAML file.")
+    parser.add_argument("--input", metavar="PATTERN", help="Replaces input.images.")
+    parser.add_argument("--output", metavar="FOLDER", help="Replaces output.path.")
+    known, flags = parser.parse_known_args(arguments)
+    try:
+        config = read_config(known.config, known.input, known.output)
+        folder = submit(config, parse_options(flags, config.beam))
+    except ConfigError as error:
+        sys.exit(f"patchbeam: {error}")
+    if folder is None:
+        sys.exit(f"patchbeam: nothing changed since the build that is published in {config.output.path}: no job")
+    print(f"patchbeam: the job writes to {folder}; when it is done, patchbeam build publishes it")
+
+
+def read_config(uri: str, images: str | None, output: str | None) -> Config:
+    """The configuration, from a local path or a bucket."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = uri
+        if not storage.is_local(uri):
+            path = os.path.join(folder, posixpath.basename(uri))
+            with open(path, "wb") as file:
+                file.write(storage.read_bytes(uri))
+        return load_config(path, images=[images] if images else [], output=output)
+
+
+def submit(config: Config, options: Any) -> str | None:
+    """Submits what ``patchbeam build`` would run, without waiting for it.
+
+    Returns:
+        The folder of the version that the job writes to, the one that an unfinished build left if there is one;
+        None if the published version is of the same images and configuration.
+    """
+    out, listing = config.output.path, make_listing(list_images(config.input))
+    with versions.exclusively(out):
+        if _is_published(config, listing):
+            return None
+        name, _ = versions.begin(out, config.content_digest())
+        folder = versions.folder_of(out, name)
+        storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
+        make_pipeline(config, options, folder, listing.images).run()
+    return folder
+
+
+def make_pipeline(config: Config, options: Any, folder: str, images: int) -> beam.Pipeline:
+    """The pipeline of a build, from ``inputs.parquet`` in ``folder`` to the shards there."""
+    import_tensorflow()
+    from pipeline.shards import WriteShards
+
+    p = beam.Pipeline(runner=make_runner(options), options=options)
+    work = storage.join(folder, versions.WORK)
+    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work)
+    plans | WriteShards(config, folder, threads_per_process(options))
+    return p
+
+
+def _is_published(config: Config, listing: Listing) -> bool:
+    name = versions.latest(config.output.path)
+    manifest = versions.read_manifest(versions.folder_of(config.output.path, name)) if name else None
+    return bool(manifest) and (manifest["format"], manifest["content_digest"], manifest["inputs"]["digest"]) == (
+        FORMAT,
+        config.content_digest(),
+        listing.digest,
+    )
+
+
+if __name__ == "__main__":
+    main()

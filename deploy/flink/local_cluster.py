@@ -1,0 +1,432 @@
+"""A real Flink on this machine, for trying out and for tests: one JobManager and some TaskManagers with a slot each.
+
+    python deploy/flink/local_cluster.py setup     # once: 230 MB from PyPI, 160 MB from Maven Central, into the cache
+    python deploy/flink/local_cluster.py up        # prints the flags for `patchbeam build CONFIG -- FLAGS`
+    python deploy/flink/local_cluster.py status
+    python deploy/flink/local_cluster.py down
+
+Needs Java (11 or 17) and, for the set-up, Maven; of Python only the standard library. It has to be run with the Python
+that patchbeam is installed in, which becomes the Python of the workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+FLINK = "1.19.3"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "patchbeam" / "flink"
+_POM = pathlib.Path(__file__).with_name("pom.xml")
+_JAR = "patchbeam-flink-job-server.jar"
+_START_S, _STOP_S = 90, 15
+
+# The last lines of what Flink's own scripts would put on the command line of every JVM: Java 17 keeps these packages
+# of its own closed, and Flink's serializers look into them.
+_OPENED = "lang net io nio util time text lang.reflect util.concurrent util.concurrent.atomic util.concurrent.locks"
+_JVM = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED.split()] + [
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "-XX:+UseSerialGC",
+    "-XX:-UsePerfData",
+]
+
+# Every size is given: TaskManagers that are started without Flink's scripts do not work them out.
+_MEMORY = {
+    "task.heap.size": "384m",
+    "task.off-heap.size": "128m",
+    "framework.heap.size": "128m",
+    "framework.off-heap.size": "128m",
+    "network.min": "64m",
+    "network.max": "64m",
+    "managed.size": "128m",
+    "jvm-metaspace.size": "256m",
+    "jvm-overhead.min": "192m",
+    "jvm-overhead.max": "192m",
+}
+
+_LOG4J = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = Console
+appender.console.type = Console
+appender.console.name = Console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} %-5p %c{1} - %m%n
+# At this level Beam lets through what a worker prints before it can log, such as an import that fails.
+logger.workers.name = org.apache.beam.runners.fnexecution.environment.ProcessManager
+logger.workers.level = DEBUG
+"""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be set up or started; the message is one sentence that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        rest: ``127.0.0.1:port`` of Flink's REST interface, and of its web page.
+        job_manager, task_managers: process ids.
+        jar: the uber jar with Beam's runner.
+        worker: the executable that starts a Python worker.
+    """
+
+    rest: str
+    job_manager: int
+    task_managers: list[int]
+    jar: str
+    worker: str
+
+    def flags(self, parallelism: int | None = None) -> list[str]:
+        """Beam's flags for a build here; by default one TaskManager is kept in reserve where there are several."""
+        return [
+            "--runner=FlinkRunner",
+            f"--flink_master={self.rest}",
+            f"--flink_version={FLINK.rpartition('.')[0]}",
+            "--flink_submit_uber_jar",
+            f"--flink_job_server_jar={self.jar}",
+            f"--parallelism={parallelism or max(1, len(self.task_managers) - 1)}",
+            "--environment_type=PROCESS",
+            f"--environment_options=process_command={self.worker}",
+        ]
+
+    def get(self, path: str) -> Any:
+        """What Flink's REST interface answers, for example to ``jobs/overview``."""
+        return _get(self.rest, path)
+
+
+def set_up(cache: pathlib.Path = CACHE) -> tuple[pathlib.Path, pathlib.Path]:
+    """Downloads and builds what is not in the cache yet.
+
+    Returns:
+        (the folder with Flink's jars, the uber jar with Beam's runner)
+
+    Raises:
+        ClusterError: if Java, Maven or pip is missing, or a download fails.
+    """
+    _program("java", "install a JDK, version 11 or 17, for example with: apt install openjdk-17-jdk-headless")
+    lib = cache / f"flink-{FLINK}"
+    jar = cache / f"beam-runner-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]}.jar"
+    cache.mkdir(parents=True, exist_ok=True)
+    # Both are made in a folder of their own and moved when they are whole, so that an interrupted set-up leaves nothing
+    # that looks finished, and two at the same time do not disturb each other.
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as folder:
+        new = pathlib.Path(folder)
+        if not jar.exists():
+            _build_jar(new)
+            os.replace(new / "target" / _JAR, jar)
+        if not lib.exists():
+            _download_flink(new)
+            try:
+                (new / "lib").rename(lib)
+            except OSError:
+                if not lib.exists():  # another set-up was faster
+                    raise
+    return lib, jar
+
+
+def _download_flink(folder: pathlib.Path) -> None:
+    """Flink itself from PyPI, where its jars are part of PyFlink: reached by the same mirrors as our own packages."""
+    package = "apache-flink-libraries"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    _call([*pip, f"--no-binary={package}", "--dest", str(folder), f"{package}=={FLINK}"], "does this Python have pip?")
+    (folder / "lib").mkdir()
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = os.path.basename(member.name)
+            if os.path.dirname(member.name).endswith("/deps/lib") and name.startswith(("flink-dist", "log4j-")):
+                (folder / "lib" / name).write_bytes(tar.extractfile(member).read())
+
+
+def _build_jar(folder: pathlib.Path) -> None:
+    maven = _program("mvn", "install Maven, for example with: apt install maven")
+    shutil.copy(_POM, folder)  # so that nothing is written beside the sources
+    _call([maven, "--batch-mode", "--quiet", f"--file={folder / _POM.name}", "package"], "is Maven Central reachable?")
+
+
+def _call(command: list[str], hint: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise ClusterError(f"{shlex.join(command)} failed; {hint}\n{done.stdout[-2000:]}")
+
+
+def _program(name: str, hint: str) -> str:
+    home = os.environ.get("JAVA_HOME")
+    path = (name == "java" and home and shutil.which(f"{home}/bin/java")) or shutil.which(name)
+    if not path:
+        raise ClusterError(f"{name} is not on the PATH; {hint}")
+    return path
+
+
+@contextlib.contextmanager
+def cluster(directory: str | os.PathLike, task_managers: int = 3) -> Iterator[Cluster]:
+    """A cluster while the block runs; however the block ends, no process is left.
+
+    Args:
+        directory: for configuration, logs and temporary files; a new one, or one of an earlier cluster.
+        task_managers: to start, each with one slot.
+
+    Raises:
+        ClusterError: if it cannot be set up, or does not come up.
+    """
+    lib, jar = set_up()
+    home = pathlib.Path(directory).absolute()
+    for name in ("conf", "logs", "tmp"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    rest = f"127.0.0.1:{_free_port()}"
+    _write_configuration(home, rest)
+    worker = _write_worker(home)
+    java = [_program("java", ""), "-cp", f"{lib}/*", *_JVM, f"-Djava.io.tmpdir={home}/tmp",
+            f"-Dlog4j.configurationFile=file:{home}/conf/log4j.properties"]  # fmt: skip
+    entry = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+    runner = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+    conf = ["--configDir", f"{home}/conf"]
+    started: list[tuple[str, subprocess.Popen]] = []
+    try:
+        _start(started, home, "jobmanager", [*java, "-Xmx640m", entry, *conf])
+        for number in range(1, task_managers + 1):
+            name, limits = f"tm{number}", ["-Xmx512m", "-XX:MaxDirectMemorySize=320m", "-XX:MaxMetaspaceSize=256m"]
+            _start(started, home, name, [*java, *limits, runner, *conf, "-D", f"taskmanager.resource-id={name}"])
+        _wait_for(rest, started, home, task_managers)
+        manager, *others = (process.pid for _, process in started)
+        yield Cluster(rest, manager, others, str(jar), str(worker))
+    finally:
+        _stop([process for _, process in started])
+        shutil.rmtree(home / "tmp", ignore_errors=True)  # the jars of all submissions
+
+
+def _start(started: list[tuple[str, subprocess.Popen]], home: pathlib.Path, name: str, command: list[str]) -> None:
+    with open(home / "logs" / f"{name}.log", "wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+        )
+    started.append((name, process))
+
+
+def _end_with_parent() -> None:
+    """On Linux not even a parent that is killed leaves the JVM behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """Ends all processes, the stubborn ones by force; a second Ctrl-C meanwhile only makes it faster."""
+    try:
+        for process in reversed(processes):  # TaskManagers first: they stop their Python workers
+            process.terminate()
+        until = time.monotonic() + _STOP_S
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0, until - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(rest: str, started: list[tuple[str, subprocess.Popen]], home: pathlib.Path, task_managers: int) -> None:
+    until = time.monotonic() + _START_S
+    while True:
+        for name, process in started:
+            if process.poll() is not None:
+                log = home / "logs" / f"{name}.log"
+                said = re.findall(".*(?:ERROR|rror:|xception:).*", log.read_text(errors="replace"))
+                raise ClusterError("\n".join([f"{name} ended with {process.returncode}, see {log}", *said[:5]]))
+        with contextlib.suppress(OSError, ValueError):
+            if len(_get(rest, "taskmanagers")["taskmanagers"]) == task_managers:
+                return
+        if time.monotonic() > until:
+            raise ClusterError(f"not all TaskManagers are there after {_START_S} s; see {home}/logs")
+        time.sleep(0.3)
+
+
+def _get(rest: str, path: str) -> Any:
+    # Without the proxies of the environment, which know nothing of this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://{rest}/{path}", timeout=10) as answer:
+        return json.load(answer)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _write_configuration(home: pathlib.Path, rest: str) -> None:
+    local, port = rest.split(":")
+    settings = {
+        "rest.address": local,
+        "rest.bind-address": local,
+        "rest.port": port,
+        "jobmanager.rpc.address": local,
+        "jobmanager.bind-host": local,
+        "jobmanager.rpc.port": _free_port(),
+        "taskmanager.host": local,
+        "taskmanager.bind-host": local,
+        "taskmanager.numberOfTaskSlots": 1,
+        "taskmanager.cpu.cores": 1.0,
+        **{f"taskmanager.memory.{name}": size for name, size in _MEMORY.items()},
+        "io.tmp.dirs": f"{home}/tmp",
+        "web.upload.dir": f"{home}/tmp/upload",
+        "restart-strategy.type": "fixed-delay",
+        "restart-strategy.fixed-delay.attempts": 8,
+        "restart-strategy.fixed-delay.delay": "1 s",
+        # TaskManagers start beside the JobManager and find it only at a second try; that waits ten seconds otherwise.
+        "cluster.registration.error-delay": 500,
+        # A killed TaskManager is missed after two heartbeats, here four seconds, because its port is closed. The timeout  # noqa: E501
+        # is for those that live and do not answer: it stays long, for machines that are busy with other things, too.
+        "heartbeat.interval": 2000,
+        "heartbeat.timeout": 60000,
+    }
+    lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items()]
+    (home / "conf" / "config.yaml").write_text("".join(lines))
+    (home / "conf" / "log4j.properties").write_text(_LOG4J)
+
+
+def _write_worker(home: pathlib.Path) -> pathlib.Path:
+    """The executable for PROCESS workers: Flink takes a path only, no arguments."""
+    path = home / "worker"
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m pipeline.flink_boot "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def _serve(home: pathlib.Path, task_managers: int) -> None:
+    """Keeps a cluster up until SIGTERM, and the lock of its directory; ``cluster.json`` tells how to reach it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    facts = home / "cluster.json"
+    with open(home / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            with cluster(home, task_managers) as running:
+                new = facts.with_suffix(".new")
+                new.write_text(json.dumps({"keeper": os.getpid(), **dataclasses.asdict(running)}))
+                os.replace(new, facts)
+                while True:
+                    signal.pause()
+        finally:
+            facts.unlink(missing_ok=True)
+
+
+def _running(home: pathlib.Path) -> dict[str, Any] | None:
+    """What ``up`` has started in a directory; by its lock, because a process id may be another process' by now."""
+    try:
+        with open(home / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((home / "cluster.json").read_text())
+        raise ClusterError(f"a cluster in {home} is starting or stopping; try again in a minute") from None
+
+
+def up(home: pathlib.Path, task_managers: int) -> Cluster:
+    """Starts a cluster that stays until :func:`down`.
+
+    Raises:
+        ClusterError: if there is one already, or it does not come up.
+    """
+    if _running(home):
+        raise ClusterError(f"a cluster is running in {home} already; see status, or stop it with down")
+    set_up()
+    home.mkdir(parents=True, exist_ok=True)
+    facts = home / "cluster.json"
+    facts.unlink(missing_ok=True)  # of a keeper that was killed
+    with open(home / "keeper.log", "wb") as log:
+        command = [sys.executable, __file__, "serve", "--dir", str(home), "--task-managers", str(task_managers)]
+        keeper = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        while not facts.exists():
+            if keeper.poll() is not None:
+                raise ClusterError((home / "keeper.log").read_text(errors="replace").strip())
+            time.sleep(0.2)
+    except BaseException:
+        keeper.terminate()
+        keeper.wait()
+        raise
+    return _cluster_of(_running(home))
+
+
+def _cluster_of(facts: dict[str, Any]) -> Cluster:
+    return Cluster(**{name: value for name, value in facts.items() if name != "keeper"})
+
+
+def down(home: pathlib.Path) -> bool:
+    """Stops the cluster of a directory; False if there is none."""
+    facts = _running(home)
+    if not facts:
+        return False
+    os.kill(facts["keeper"], signal.SIGTERM)
+    with open(home / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # is ours when the keeper has ended, which it does after its processes
+    return True
+
+
+def _print_status(home: pathlib.Path) -> None:
+    facts = _running(home)
+    if not facts:
+        sys.exit(f"no cluster in {home}")
+    running = _cluster_of(facts)
+    print(f"http://{running.rest}  JobManager {running.job_manager}, TaskManagers {running.task_managers}")
+    facts = running.get("overview")
+    print(f"{facts['taskmanagers']} TaskManagers, {facts['slots-available']} of {facts['slots-total']} slots free")
+    for job in running.get("jobs/overview")["jobs"]:
+        print(f"{job['jid']}  {job['state']:<10} {job['duration'] / 1000:.0f} s")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["setup", "up", "status", "down", "serve"], metavar="setup|up|status|down")
+    parser.add_argument("--dir", type=pathlib.Path, default=CACHE / "cluster", help="of the cluster (%(default)s)")
+    parser.add_argument("--task-managers", type=int, default=3, metavar="N", help="one slot each (%(default)s)")
+    arguments = parser.parse_args()
+    home = arguments.dir.absolute()
+    try:
+        if arguments.command == "setup":
+            print(*set_up(), sep="\n")
+        elif arguments.command == "up":
+            running = up(home, arguments.task_managers)
+            print(f"http://{running.rest} is up, with logs in {home}/logs; build with\n")
+            print("patchbeam build CONFIG -- \\\n  " + " \\\n  ".join(map(shlex.quote, running.flags())))
+        elif arguments.command == "status":
+            _print_status(home)
+        elif arguments.command == "down":
+            print(f"stopped {home}" if down(home) else f"no cluster in {home}")
+        else:
+            _serve(home, arguments.task_managers)
+    except ClusterError as error:
+        sys.exit(f"local_cluster: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
