@@ -296,8 +296,8 @@ def _write_configuration(home: pathlib.Path, rest: str) -> None:
         "restart-strategy.fixed-delay.delay": "1 s",
         # TaskManagers start beside the JobManager and find it only at a second try; that waits ten seconds otherwise.
         "cluster.registration.error-delay": 500,
-        # A killed TaskManager is missed after two heartbeats, here four seconds, because its port is closed. The timeout  # noqa: E501
-        # is for those that live and do not answer: it stays long, for machines that are busy with other things, too.
+        # A killed TaskManager is missed after two heartbeats, here four seconds, because its port is closed. The
+        # timeout is for those that live and do not answer: long, because a busy machine is no dead one.
         "heartbeat.interval": 2000,
         "heartbeat.timeout": 60000,
     }
