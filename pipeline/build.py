@@ -119,6 +119,7 @@ def _unchanged(out: str, identity: str) -> Outcome | None:
 
 def _run(config: Config, options: Any, folder: str, work: str, listing: Listing, show: Any) -> dict[str, int]:
     """Runs the pipeline to its end and returns its counters."""
+    folder, work = storage.absolute(folder), storage.absolute(work)  # the workers may run in another folder
     if storage.size(storage.join(work, "plan.json")) is not None:  # of the attempt that is resumed
         storage.delete(storage.join(work, "plan.json"))
     p = beam.Pipeline(runner=make_runner(options), options=options)

@@ -98,7 +98,9 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
     refs = iter(refs)
     with pq.ParquetWriter(out, schema) as writer:
         while batch := list(itertools.islice(refs, _BATCH)):
-            writer.write_table(pa.Table.from_arrays([pa.array(column) for column in zip(*batch)], schema=schema))
+            # The workers that read it may run in another folder.
+            rows = [ref._replace(uri=storage.absolute(ref.uri)) for ref in batch]
+            writer.write_table(pa.Table.from_arrays([pa.array(column) for column in zip(*rows)], schema=schema))
             digest.update("".join(f"{ref.image_id}\0{ref.fingerprint}\n" for ref in batch).encode())
             images += len(batch)
     return Listing(out.getvalue(), images, digest.hexdigest())

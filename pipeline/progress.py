@@ -97,12 +97,13 @@ def _rate(progress: Progress) -> str:
 
 
 def _line_now_and_then() -> Show:
-    shown = 0.0
+    shown, done = 0.0, 0
 
     def show(progress: Progress) -> None:
-        nonlocal shown
-        if progress.seconds - shown >= 10 or progress.shards_done == progress.shards:
-            shown = progress.seconds
+        nonlocal shown, done
+        just_done = done < progress.shards_done == progress.shards  # on a cluster the run goes on for some seconds
+        if progress.seconds - shown >= 10 or just_done:
+            shown, done = progress.seconds, progress.shards_done
             print(f"{progress.shards_done}/{progress.shards} shards, {_rate(progress)}", file=sys.stderr, flush=True)
 
     return show

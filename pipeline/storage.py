@@ -30,6 +30,11 @@ def is_local(uri: str) -> bool:
     return "://" not in uri
 
 
+def absolute(uri: str) -> str:
+    """The same file for a worker that runs in another folder."""
+    return os.path.abspath(uri) if is_local(uri) else uri
+
+
 def join(folder: str, *names: str) -> str:
     """``folder/names...`` for paths and URIs alike."""
     return "/".join([folder.rstrip("/"), *names])
