@@ -127,7 +127,7 @@ def command(path: str, side: int, encoding: str, repeats: int) -> list[dict]:
             arguments = ["build", str(quickstart), "--input", path, "--output", out, "--set", "splits={train: 1}"]
             arguments += ["--set", f"output.encoding={encoding}"]
             subprocess.run([sys.executable, "-m", "pipeline", *arguments], check=True, capture_output=True)
-        return -((-side // PATCH) ** 2)
+        return (-(-side // PATCH)) ** 2
 
     return [measured(work, side * side)]
 

@@ -1,7 +1,7 @@
 """Cut a window of an image into patches with TensorFlow.
 
 A *window* is the part of an image that is in memory: ``[height, width, channels]`` of any dtype and any number of
-channels. Two small integer vectors, made by :func:`fill_index`, say which pixel of the window fills each row and
+channels. Two small integer vectors, made by :func:`plan_window`, say which pixel of the window fills each row and
 column of the padded area; the cutting itself is one traced function for windows of all sizes.
 """
 
