@@ -6,14 +6,16 @@ of this package is one reader; :func:`open_image` picks it by the first bytes of
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.elements import Unreadable
+from pipeline.elements import Reason, Unreadable
 from transforms.grid import Box
 
 # An image without random access is decoded whole: up to this many bytes of pixels.
@@ -87,6 +89,23 @@ class ImageFile:
         self._file.close()
 
 
+@contextlib.contextmanager
+def unreadable(reason: Reason, what: str) -> Iterator[None]:
+    """Turns whatever a library raises of a file in the block into an :class:`Unreadable`.
+
+    Raises:
+        Unreadable: ``io_error`` for a failing storage, else ``reason`` with the message of the library after ``what``.
+    """
+    try:
+        yield
+    except Unreadable:
+        raise
+    except StorageFailed as error:
+        raise Unreadable("io_error", f"cannot be read: {error}") from error
+    except Exception as error:  # each library raises kinds of its own, and a file that lies can raise any
+        raise Unreadable(reason, f"{what}: {error}") from error
+
+
 class Reader(Protocol):
     """An open image. ``read`` may be called by several threads at a time."""
 
@@ -126,16 +145,11 @@ def open_image(uri: str, level: int = 0) -> Reader:
     except OSError as error:
         raise Unreadable("io_error", f"cannot be opened: {error.strerror or error}") from error
     try:
-        return _reader_module(file).open_reader(file, level)
+        with unreadable("corrupt_header", "its header cannot be understood"):
+            return _reader_module(file).open_reader(file, level)
     except Unreadable:
         file.close()
         raise
-    except StorageFailed as error:
-        file.close()
-        raise Unreadable("io_error", f"cannot be read: {error}") from error
-    except Exception as error:  # a file that lies can make a library raise anything
-        file.close()
-        raise Unreadable("corrupt_header", f"{type(error).__name__}: {error}") from error
 
 
 def _reader_module(file: ImageFile):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.elements import Unreadable
-from pipeline.readers import ImageFile, StorageFailed, orientation
+from pipeline.readers import ImageFile, orientation
 from pipeline.readers.whole import WholeReader
 
 _CHANNELS = {"L": 1, "RGB": 3}
@@ -18,12 +18,7 @@ def open_reader(file: ImageFile, level: int) -> WholeReader:
     """See :func:`pipeline.readers.open_image`; grey and colour JPEG with 8 bits."""
     if level:
         raise Unreadable("no_such_level", f"a JPEG has level 0 only, asked for {level}")
-    try:
-        header = JpegImageFile(cast(BinaryIO, file))  # not through Image.open, which has a limit of its own
-    except StorageFailed:
-        raise
-    except Exception as error:  # Pillow raises SyntaxError, ValueError, struct.error ... on broken headers
-        raise Unreadable("corrupt_header", f"not a JPEG header: {error}") from error
+    header = JpegImageFile(cast(BinaryIO, file))  # not through Image.open, which has a limit of its own
     if header.mode not in _CHANNELS:
         raise Unreadable("unsupported_mode", f"a {header.mode} JPEG; grey and RGB are read")
     turned = orientation.valid(header.getexif().get(orientation.TAG))

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from pipeline.elements import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, StorageFailed, orientation
+from pipeline.readers import ImageFile, Layout, Reader, orientation, unreadable
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
@@ -26,13 +26,8 @@ _MAX_BLOCK_BYTES = 1 << 26
 
 def open_reader(file: ImageFile, level: int) -> Reader:
     """See :func:`pipeline.readers.open_image`; the first image of the file, at one of its pyramid levels."""
-    try:
-        _check_chain(file)
-        series = tifffile.TiffFile(cast(BinaryIO, file)).series[0]
-    except (Unreadable, StorageFailed):
-        raise
-    except Exception as error:  # tifffile raises many kinds on broken headers
-        raise Unreadable("corrupt_header", f"not a TIFF header: {error}") from error
+    _check_chain(file)
+    series = tifffile.TiffFile(cast(BinaryIO, file)).series[0]
     if level >= len(series.levels):
         raise Unreadable("no_such_level", f"has {len(series.levels)} pyramid levels, asked for level {level}")
     pages: Any = series.levels[level].pages
@@ -123,14 +118,8 @@ class _TiffReader:
 
     def read_stored(self, box: Box) -> np.ndarray:
         """The pixels of a box in the orientation of the file."""
-        try:
+        with unreadable("corrupt_data", "does not decode"):
             return self._read_rows(box) if self._plain else self._read_blocks(box)
-        except Unreadable:
-            raise
-        except StorageFailed as error:
-            raise Unreadable("io_error", f"cannot be read: {error}") from error
-        except Exception as error:  # each codec raises its own
-            raise Unreadable("corrupt_data", f"does not decode: {error}") from error
 
     def _read_rows(self, box: Box) -> np.ndarray:
         page = self._page

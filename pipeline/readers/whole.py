@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.elements import Unreadable
-from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, StorageFailed, orientation
+from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, orientation, unreadable
 from transforms.grid import Box
 
 
@@ -55,15 +55,9 @@ class WholeReader:
         return self._pixels[box.row : box.row + box.height, box.col : box.col + box.width]
 
     def _decode_all(self) -> np.ndarray:
-        try:
+        with unreadable("corrupt_data", "does not decode"):
             self.file.seek(0)
             pixels = np.asarray(self._decode(self.file.read()))
-        except Unreadable:
-            raise
-        except StorageFailed as error:
-            raise Unreadable("io_error", f"cannot be read: {error}") from error
-        except Exception as error:  # whatever the codec raises
-            raise Unreadable("corrupt_data", f"does not decode: {error}") from error
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.shape != self._stored or pixels.dtype != self.layout.dtype:
             raise Unreadable(
