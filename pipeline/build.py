@@ -55,6 +55,26 @@ def plan_flow(
     return found.infos | PlanShards(config, work)  # ShardPlan
 
 
+def make_pipeline(config: Config, options: Any, folder: str, images: int) -> beam.Pipeline:
+    """The pipeline of a build, from ``inputs.parquet`` in ``folder``, the folder of a version, to the shards there."""
+    import_tensorflow()  # takes seconds; a plan and an unchanged build do without it
+    from pipeline.shards import WriteShards
+
+    p = beam.Pipeline(runner=make_runner(options), options=options)
+    work = storage.join(folder, versions.WORK)
+    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work)
+    plans | WriteShards(config, folder, threads_per_process(options))
+    return p
+
+
+def begin(config: Config, listing: Listing) -> str:
+    """The folder of the version to build in, with the listing in it; see ``versions.begin``."""
+    name, _ = versions.begin(config.output.path, config.content_digest())
+    folder = versions.folder_of(config.output.path, name)
+    storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
+    return folder
+
+
 def build(config: Config, options: Any, show: Any = None) -> Outcome:
     """Builds and publishes a dataset; finishes an interrupted build, and does nothing where nothing changed.
 
@@ -70,14 +90,11 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
     """
     out, started = config.output.path, time.time()
     listing = make_listing(list_images(config.input))
-    identity = hashlib.sha256(repr((FORMAT, config.content_digest(), listing.digest)).encode()).hexdigest()
     with versions.exclusively(out):
-        if published := _unchanged(out, identity):
+        if published := unchanged(config, listing):
             return published
-        name, _ = versions.begin(out, config.content_digest())
-        folder = versions.folder_of(out, name)
-        work = storage.join(folder, versions.WORK)
-        storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
+        folder = begin(config, listing)
+        name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
         counters = _run(config, options, folder, work, listing, show)
         receipts = _collect(folder, work, config)
         account = accounts.settle(folder, work, config, receipts)
@@ -88,7 +105,7 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
         manifest = {
             "format": FORMAT,
             "version": name,
-            "identity": identity,
+            "identity": _identity(config, listing),
             "content_digest": config.content_digest(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "seconds": round(time.time() - started, 1),
@@ -108,13 +125,21 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
     return Outcome(folder, manifest, unchanged=False)
 
 
-def _unchanged(out: str, identity: str) -> Outcome | None:
+def unchanged(config: Config, listing: Listing) -> Outcome | None:
+    """The published version, if it is of the same images and configuration and nothing of it has to be tried again."""
+    out = config.output.path
     name = versions.latest(out)
     folder = versions.folder_of(out, name) if name else ""
     manifest = versions.read_manifest(folder) if name else None
-    if not manifest or manifest["identity"] != identity or PASSING & manifest["accounts"]["reasons"].keys():
+    if not manifest or manifest["identity"] != _identity(config, listing):
+        return None
+    if PASSING & manifest["accounts"]["reasons"].keys():
         return None  # what failed in passing is tried again
     return Outcome(folder, manifest, unchanged=True)
+
+
+def _identity(config: Config, listing: Listing) -> str:
+    return hashlib.sha256(repr((FORMAT, config.content_digest(), listing.digest)).encode()).hexdigest()
 
 
 def _run(config: Config, options: Any, folder: str, work: str, listing: Listing, show: Any) -> dict[str, int]:
@@ -122,12 +147,7 @@ def _run(config: Config, options: Any, folder: str, work: str, listing: Listing,
     folder, work = storage.absolute(folder), storage.absolute(work)  # the workers may run in another folder
     if storage.size(storage.join(work, "plan.json")) is not None:  # of the attempt that is resumed
         storage.delete(storage.join(work, "plan.json"))
-    p = beam.Pipeline(runner=make_runner(options), options=options)
-    import_tensorflow()  # takes seconds; a plan and an unchanged build do without it
-    from pipeline.shards import WriteShards
-
-    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), listing.images, work)
-    plans | WriteShards(config, folder, threads_per_process(options))
+    p = make_pipeline(config, options, folder, listing.images)
     with watch(folder, work, show):
         result = p.run()
         result.wait_until_finish()

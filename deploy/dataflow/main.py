@@ -14,15 +14,11 @@ import sys
 import tempfile
 from typing import Any
 
-import apache_beam as beam
-
 from pipeline import storage, versions
-from pipeline.build import plan_flow
+from pipeline.build import begin, make_pipeline, unchanged
 from pipeline.config import Config, ConfigError, load_config
-from pipeline.elements import FORMAT
-from pipeline.listing import Listing, list_images, make_listing
-from pipeline.quiet import import_tensorflow
-from pipeline.runners import make_runner, parse_options, threads_per_process
+from pipeline.listing import list_images, make_listing
+from pipeline.runners import parse_options
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,37 +56,13 @@ def submit(config: Config, options: Any) -> str | None:
         The folder of the version that the job writes to, the one that an unfinished build left if there is one;
         None if the published version is of the same images and configuration.
     """
-    out, listing = config.output.path, make_listing(list_images(config.input))
-    with versions.exclusively(out):
-        if _is_published(config, listing):
+    listing = make_listing(list_images(config.input))
+    with versions.exclusively(config.output.path):
+        if unchanged(config, listing):
             return None
-        name, _ = versions.begin(out, config.content_digest())
-        folder = versions.folder_of(out, name)
-        storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
+        folder = begin(config, listing)
         make_pipeline(config, options, folder, listing.images).run()
     return folder
-
-
-def make_pipeline(config: Config, options: Any, folder: str, images: int) -> beam.Pipeline:
-    """The pipeline of a build, from ``inputs.parquet`` in ``folder`` to the shards there."""
-    import_tensorflow()
-    from pipeline.shards import WriteShards
-
-    p = beam.Pipeline(runner=make_runner(options), options=options)
-    work = storage.join(folder, versions.WORK)
-    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work)
-    plans | WriteShards(config, folder, threads_per_process(options))
-    return p
-
-
-def _is_published(config: Config, listing: Listing) -> bool:
-    name = versions.latest(config.output.path)
-    manifest = versions.read_manifest(versions.folder_of(config.output.path, name)) if name else None
-    return bool(manifest) and (manifest["format"], manifest["content_digest"], manifest["inputs"]["digest"]) == (
-        FORMAT,
-        config.content_digest(),
-        listing.digest,
-    )
 
 
 if __name__ == "__main__":
