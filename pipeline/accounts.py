@@ -88,9 +88,7 @@ def _rejected_row(rejected: Rejected) -> dict:
 
 def _write_part(folder: str, part: int, rows: Iterable[dict]) -> None:
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["image_id"]), IMAGES_SCHEMA)
-    out = io.BytesIO()
-    pq.write_table(table, out)
-    storage.write_bytes(storage.join(folder, f"images-{part:05d}.parquet"), out.getvalue())
+    _write_table(storage.join(folder, f"images-{part:05d}.parquet"), table)
 
 
 def settle(folder: str, work: str, config: Config, receipts: Iterable[ShardResult]) -> Accounts:

@@ -68,7 +68,7 @@ ByteSize = Annotated[int, BeforeValidator(_bytes)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Regex(_Section):

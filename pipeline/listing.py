@@ -74,7 +74,7 @@ def check_inputs(config: Input) -> None:
 def _normal(path: str, absolute: bool) -> str:
     if not storage.is_local(path):
         return path.rstrip("/")
-    return posixpath.abspath(path) if absolute else posixpath.normpath(path)
+    return storage.absolute(path) if absolute else posixpath.normpath(path)
 
 
 def _is_text(name: str) -> bool:

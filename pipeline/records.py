@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.elements import ImageInfo
+from transforms.example import patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -110,7 +111,7 @@ def make_index(split: str, shard: str, level: int, rows: Sequence[Row]) -> bytes
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
-        key = f"{image.image_id}#{level}/{row.row}/{row.col}"
+        key = patch_key(image.image_id, level, row.row, row.col)
         place = (number, offset, row.length, offset + row.image_offset, row.image_length)
         entries.append((key, image.image_id, level, row.row, row.col, image.label, image.group, split, shard, *place))
         offset += row.length + _FOOTER + _HEADER

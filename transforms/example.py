@@ -38,7 +38,12 @@ class PatchRecord(NamedTuple):
     @property
     def key(self) -> str:
         """Identity of the patch in its dataset."""
-        return f"{self.image_id}#{self.level}/{self.row}/{self.col}"
+        return patch_key(self.image_id, self.level, self.row, self.col)
+
+
+def patch_key(image_id: str, level: int, row: int, col: int) -> str:
+    """``<image_id>#<level>/<row>/<col>``."""
+    return f"{image_id}#{level}/{row}/{col}"
 
 
 _NUMBERS = {"shape": 3, "level": 1, "row": 1, "col": 1}

@@ -167,7 +167,7 @@ def _float_bin(values: np.ndarray) -> np.ndarray:
 def _edges(dtype: str) -> np.ndarray:
     """``[bins + 1]`` float64: lower edge of every bin, and the upper edge of the last."""
     if dtype != "float32":
-        return np.arange({"uint8": 257, "uint16": 65537}[dtype], dtype=np.float64)
+        return np.arange(_BINS[dtype] + 1, dtype=np.float64)
     key = np.arange(65536, dtype=np.uint32) << 16
     bits = np.where(key >> 31, key & np.uint32(0x7FFFFFFF), ~key)
     with np.errstate(invalid="ignore"):
