@@ -110,13 +110,11 @@ def verify(dataset: str, version: str | None) -> None:
     problems = check(found, os.cpu_count() or 1)
     for problem in problems:
         print(f"{found.folder}/{problem}")
-    shards, records = len(found.manifest["shards"]), found.manifest["accounts"]["written"]
     if problems:
         print(f"patchbeam: {len(problems)} problems in {found.folder}", file=sys.stderr)
         sys.exit(1)
-    print(
-        f"{found.folder}: {shards} shards with {records} records, {len(found.manifest['files'])} files: all as written"
-    )
+    shards = sum(split["shards"] for split in found.manifest["splits"].values())
+    print(f"{found.folder}: {shards} shards with {found.manifest['accounts']['written']} records: all as written")
 
 
 @main.command()
@@ -160,7 +158,8 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
     if reused and not outcome.unchanged:
-        print(f"reused    {reused} of {len(manifest['shards'])} shards, finished by an earlier attempt")
+        shards = sum(split["shards"] for split in manifest["splits"].values())
+        print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
     if not manifest["splits"][config.training_split]["patches"]:
         print(
             f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"

@@ -13,7 +13,10 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -149,6 +152,22 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes a small file, complete or not at all."""
     with atomic_write(uri) as file:
         file.write(data)
+
+
+def read_table(uri: str) -> pa.Table:
+    """A Parquet file as a table."""
+    import pyarrow.parquet as pq
+
+    with open_read(uri) as file:
+        return pq.read_table(file)
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    """Writes a table as a Parquet file, complete or not at all; equal tables give equal bytes."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(uri) as file:
+        pq.write_table(table, file)
 
 
 def _create(uri: str) -> BinaryIO:
