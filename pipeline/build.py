@@ -20,7 +20,7 @@ from pipeline.listing import Listing, list_images, make_listing, read_listing
 from pipeline.plan import PlanShards, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
-from pipeline.runners import make_runner, threads_per_process
+from pipeline.runners import make_runner, run_to_end, threads_per_process
 
 _SOFTWARE = (
     "apache-beam",
@@ -148,8 +148,7 @@ def _run(config: Config, options: Any, folder: str, work: str, listing: Listing,
         storage.delete(storage.join(work, "plan.json"))
     p = make_pipeline(config, options, folder, listing.images)
     with watch(folder, work, show):
-        result = p.run()
-        result.wait_until_finish()
+        result = run_to_end(p, options)
     found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("patchbeam"))["counters"]
     return {counter.key.metric.name: counter.result for counter in sorted(found, key=lambda c: c.key.metric.name)}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,9 @@ import click
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.listing import check_inputs
+from pipeline.parallel import cores
+
+_RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
 # Only what answers a wrong configuration is imported above: Beam and TensorFlow take seconds.
 
@@ -48,12 +52,20 @@ _takes_version = click.option(
 
 @main.command()
 @_takes_config
-def build(**arguments: Any) -> None:
+@click.option("--runner", type=click.Choice(list(_RUNNERS)), help="What runs the build; this machine if not given.")
+@click.option("--flink-master", metavar="HOST:PORT", help="REST interface of a Flink cluster, for --runner flink.")
+def build(runner: str | None, flink_master: str | None, **arguments: Any) -> None:
     """Build and publish a dataset.
 
     Does nothing if nothing changed, and finishes what was interrupted. Options for Beam follow two dashes, for example
     -- --direct_num_workers=2
     """
+    if flink_master and runner not in (None, "flink"):
+        raise click.UsageError(f"--flink-master is for --runner flink, not {runner}")
+    if runner or flink_master:
+        flags = [f"--runner={_RUNNERS[runner or 'flink']}"]
+        flags += [f"--flink_master={flink_master}"] if flink_master else []
+        arguments["beam_options"] = (*flags, *arguments["beam_options"])
     config, options = _prepare(**arguments)
     from pipeline.build import build as run
     from pipeline.progress import bar
@@ -107,7 +119,7 @@ def verify(dataset: str, version: str | None) -> None:
     from pipeline.verify import verify as check
 
     found = open_dataset(dataset, version)
-    problems = check(found, os.cpu_count() or 1)
+    problems = check(found, cores())
     for problem in problems:
         print(f"{found.folder}/{problem}")
     if problems:
@@ -140,9 +152,14 @@ def _prepare(
     import logging
 
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    from pipeline.runners import parse_options
+    from pipeline.runners import is_flink, option_names, parse_options
 
-    return checked, parse_options(list(beam_options), checked.beam)
+    options = parse_options(list(beam_options), checked.beam)
+    if is_flink(options):
+        from pipeline.flink import complete_options
+
+        complete_options(options, option_names(beam_options) | checked.beam.keys())
+    return checked, options
 
 
 def _print_outcome(outcome: Any, config: Config) -> None:
@@ -180,6 +197,7 @@ def _program() -> str:
 def run() -> None:
     """The console script: the commands above, with errors as one sentence."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of systemd and Kubernetes: ends like Ctrl-C
     try:
         main(standalone_mode=False)
     except click.UsageError as error:
@@ -195,9 +213,10 @@ def run() -> None:
         os._exit(130)  # at once: threads in the middle of a shard would go on, and files appear whole or not at all
     except Exception as error:
         from pipeline.build import TooManyRejected
+        from pipeline.runners import JobFailed
         from pipeline.versions import Busy
 
-        if not isinstance(error, TooManyRejected | Busy):
+        if not isinstance(error, TooManyRejected | Busy | JobFailed):
             raise
         _fail(error, 2 if isinstance(error, TooManyRejected) else 1)
 

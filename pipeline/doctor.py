@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from packaging.requirements import Requirement
 from pipeline import storage
 from pipeline.config import Config, ConfigError
 from pipeline.listing import list_images
+from pipeline.parallel import cores
 
 _LOW_DISK = 10 * 10**9
 
@@ -104,8 +104,8 @@ def _devices(config: Config | None) -> Finding:
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        return Finding("ok", "device", f"TensorFlow {tf.__version__} sees {len(gpus)} GPU and {os.cpu_count()} cores")
-    text = f"TensorFlow {tf.__version__} sees no GPU, {os.cpu_count()} cores"
+        return Finding("ok", "device", f"TensorFlow {tf.__version__} sees {len(gpus)} GPU and {cores()} cores")
+    text = f"TensorFlow {tf.__version__} sees no GPU, {cores()} cores"
     if config and config.workers.device == "gpu":
         built = tf.sysconfig.get_build_info().get("cuda_version", "none")
         return Finding("FAIL", "device", f"{text}, and workers.device is gpu; install a driver and CUDA {built}")

@@ -7,12 +7,24 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
+
+
+@functools.cache
+def cores() -> int:
+    """Cores that this process may use: what its affinity and the quota of its container leave of the machine's."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # docs.kernel.org/admin-guide/cgroup-v2.html: "max 100000"
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = map(int, file.read().split())
+        allowed = min(allowed, quota // period)
+    return max(1, allowed)
 
 
 @functools.cache
