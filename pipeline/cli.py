@@ -1,4 +1,4 @@
-"""The command line: build, plan, inspect, verify.
+"""The command line: build, plan, status, inspect, verify, doctor.
 
 Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
 configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
@@ -130,6 +130,15 @@ def verify(dataset: str, version: str | None) -> None:
 
 
 @main.command()
+@click.argument("output")
+def status(output: str) -> None:
+    """Print how far the build is that writes to OUTPUT, wherever it runs, and what is published there."""
+    from pipeline.progress import describe_output
+
+    print(describe_output(output))
+
+
+@main.command()
 @click.argument("config", required=False)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for build.")
 def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
@@ -177,6 +186,9 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     if reused and not outcome.unchanged:
         shards = sum(split["shards"] for split in manifest["splits"].values())
         print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
+    if busy := manifest["counters"].get("gpu_busy_ms"):
+        wait, rate = manifest["counters"]["gpu_wait_ms"], manifest["counters"]["patches_written"] / busy * 1000
+        print(f"gpu       busy {busy / 1e3:,.1f} s, {rate:,.0f} patches/s; waited for input {wait / 1e3:,.1f} s")
     if not manifest["splits"][config.training_split]["patches"]:
         print(
             f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"

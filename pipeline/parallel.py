@@ -90,9 +90,9 @@ class Clock:
 
 
 def limit_tensorflow_threads(count: int) -> None:
-    """Keeps TensorFlow from starting a thread for every core in each of several processes on one machine."""
+    """Keeps TensorFlow to ``count`` threads: one for each window under way, and none besides within an operation."""
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, with the limits of the first shard
-        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(count)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pipeline import storage
+from pipeline import storage, versions
 from pipeline.plan import read_plan
 
 _INTERVAL_S = 1.0
@@ -89,6 +89,22 @@ def look(receipts: Receipts, work: str, seconds: float) -> Progress | None:
     shards = sum(split["shards"] for split in plan.values())
     done, patches, rejected = receipts.count()
     return Progress(min(done, shards), shards, patches, rejected, seconds)
+
+
+def describe_output(out: str) -> str:
+    """What is published in an output folder, and how far the build is that writes there, as lines of text."""
+    name = versions.unfinished(out)
+    published = f"published {versions.latest(out) or 'nothing yet'}\nbuilding  "
+    if name is None:
+        return f"{published}nothing"
+    folder = versions.folder_of(out, name)
+    progress = look(Receipts(folder), storage.join(folder, versions.WORK), 0)
+    if progress is None:
+        return "\n".join([*lines, f"building  {name}: the images are being inspected"])
+    shards = f"{progress.shards_done:,} of {progress.shards:,} shards"
+    return "\n".join(
+        [*lines, f"building  {name}: {shards}, {progress.patches:,} patches, {progress.rejected} rejected"]
+    )
 
 
 @contextlib.contextmanager
