@@ -19,7 +19,6 @@ import click
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.listing import check_inputs
-from pipeline.parallel import cores
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
@@ -113,6 +112,7 @@ def inspect(dataset: str, version: str | None, sheets: str) -> None:
 def verify(dataset: str, version: str | None) -> None:
     """Read every byte of DATASET again and compare it with its checksums, its index and its manifest."""
     from pipeline.dataset import open_dataset
+    from pipeline.parallel import cores
     from pipeline.quiet import import_tensorflow
 
     import_tensorflow()

@@ -100,11 +100,9 @@ def describe_output(out: str) -> str:
     folder = versions.folder_of(out, name)
     progress = look(Receipts(folder), storage.join(folder, versions.WORK), 0)
     if progress is None:
-        return "\n".join([*lines, f"building  {name}: the images are being inspected"])
+        return f"{published}{name}: the images are being inspected"
     shards = f"{progress.shards_done:,} of {progress.shards:,} shards"
-    return "\n".join(
-        [*lines, f"building  {name}: {shards}, {progress.patches:,} patches, {progress.rejected} rejected"]
-    )
+    return f"{published}{name}: {shards}, {progress.patches:,} patches, {progress.rejected} rejected"
 
 
 @contextlib.contextmanager
