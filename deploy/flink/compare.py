@@ -107,9 +107,8 @@ def fail(message: str) -> None:
 
 
 def python_worker(task_managers: list[int]) -> int:
-    """Process id of a Python worker that a TaskManager has started."""
-    children = [child for pid in task_managers for child in psutil.Process(pid).children(recursive=True)]
-    return next(child.pid for child in children if "python" in child.name())
+    """Process id of a Python worker: the only children that a TaskManager has."""
+    return next(child.pid for pid in task_managers for child in psutil.Process(pid).children())
 
 
 def busy_task_manager(task_managers: list[int]) -> int:
