@@ -7,6 +7,7 @@ MODULES = [
     "transforms.grid",
     "transforms.patches",
     "transforms.moments",
+    "transforms.quality",
     "pipeline.elements",
     "pipeline.headers",
     "pipeline.plan",
