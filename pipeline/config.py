@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -26,6 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from transforms.grid import Edge, PadMode
+
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -38,6 +40,25 @@ def _pair(value: Any) -> tuple[int, int]:
     if len(pair) != 2 or not all(type(v) is int and v >= 1 for v in pair):
         raise ValueError("use a whole number of pixels from 1 up, or two as [rows, columns]")
     return pair
+
+
+def _offsets(value: Any) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(pair) != 2 or not all(type(v) is int for v in pair):
+        raise ValueError("use a whole number of pixels, or two as [rows, columns]")
+    return pair
+
+
+def _names(*allowed: str) -> BeforeValidator:
+    """One of the names for both axes, or one for each."""
+
+    def pair(value: Any) -> tuple[str, str]:
+        pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+        if len(pair) != 2 or not all(name in allowed for name in pair):
+            raise ValueError(f"use {', '.join(allowed[:-1])} or {allowed[-1]}, or two of them as [rows, columns]")
+        return pair
+
+    return BeforeValidator(pair)
 
 
 def _bytes(value: Any) -> int:
@@ -125,18 +146,26 @@ class Input(_Section):
 
 
 class Patch(_Section):
-    """How an image is cut."""
+    """How an image is cut; pairs are for rows and columns."""
 
     size: Pair = (256, 256)
     stride: Pair | None = None
-    edge: Literal["drop", "pad", "shift"] = "pad"
-    pad_mode: Literal["reflect", "symmetric", "edge", "constant"] = "reflect"
+    dilation: Pair = (1, 1)
+    origin: Annotated[tuple[int, int], BeforeValidator(_offsets)] = (0, 0)
+    edge: Annotated[tuple[Edge, Edge], _names(*get_args(Edge))] = ("pad", "pad")
+    pad_mode: Annotated[tuple[PadMode, PadMode], _names(*get_args(PadMode))] = ("reflect", "reflect")
     pad_value: Number = 0
 
     @property
+    def span(self) -> tuple[int, int]:
+        """Pixels of the image from the first to the last of a patch."""
+        rows, cols = ((size - 1) * dilation + 1 for size, dilation in zip(self.size, self.dilation))
+        return rows, cols
+
+    @property
     def steps(self) -> tuple[int, int]:
-        """The stride, or the size where none is given: patches side by side."""
-        return self.stride or self.size
+        """The stride, or the span where none is given: patches side by side."""
+        return self.stride or self.span
 
 
 class Output(_Section):
@@ -191,6 +220,11 @@ class Config(_Section):
         limit = {"uint8": 255, "uint16": 65535}.get(dtype)
         if limit and not (self.patch.pad_value == int(self.patch.pad_value) and 0 <= self.patch.pad_value <= limit):
             raise ValueError(f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{limit}")
+        for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
+            if origin < 0 and edge != "pad":
+                raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
+            if origin <= -span:
+                raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
         return self
 
     @property

@@ -90,7 +90,13 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
     except Unreadable as error:
         return _without_bad_parts(image, cells, config, clock, plan, error)
     with device(config.workers).slot(), clock("cut"):
-        cutter = _cutter(config.patch.size, config.input.channels, config.input.dtype, config.patch.pad_value)
+        cutter = _cutter(
+            config.patch.size,
+            config.input.channels,
+            config.input.dtype,
+            config.patch.pad_value,
+            dilation=config.patch.dilation,
+        )
         patches = cut(cutter, window, plan)
     with clock("encode"):
         records = [

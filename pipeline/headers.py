@@ -9,10 +9,10 @@ from typing import Literal
 
 import apache_beam as beam
 
-from pipeline.config import Config, Constant, Regex
+from pipeline.config import Config, Constant, Patch, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable, digest
-from pipeline.readers import open_image
-from transforms.grid import Grid
+from pipeline.plan import grid_of
+from pipeline.readers import Layout, open_image
 
 
 @dataclasses.dataclass
@@ -55,16 +55,19 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
             f"{layout.channels}-channel {layout.dtype}, the configuration asks for {config.input.channels}-channel "
             f"{config.input.dtype}; build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}",
         )
-    if not Grid.of((layout.height, layout.width), config.patch.size, config.patch.steps, config.patch.edge).count:
-        height, width = config.patch.size
-        raise Unreadable(
-            "too_small",
-            f"{layout.height} x {layout.width} pixels hold no patch of {height} x {width}; "
-            f"patch.edge: pad would keep it, {config.patch.edge} does not",
-        )
+    if not grid_of(layout, config).count:
+        raise Unreadable("too_small", _why_no_patch(layout, config.patch))
     split = split_of(group, config)
     block = (layout.block_height, layout.block_width)
     return ImageInfo(*ref, layout.height, layout.width, *block, split, label, group)
+
+
+def _why_no_patch(layout: Layout, patch: Patch) -> str:
+    size = f"{layout.height} x {layout.width} pixels"
+    if patch.origin[0] >= layout.height or patch.origin[1] >= layout.width:
+        return f"{size} end before patch.origin, {patch.origin[0]}, {patch.origin[1]}"
+    edges = " and ".join(sorted(set(patch.edge) - {"pad"}))
+    return f"{size} hold no patch of {patch.span[0]} x {patch.span[1]}; patch.edge: pad would keep it, {edges} does not"
 
 
 def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
+from pipeline.readers import Layout
 from transforms.grid import Box, Cells, Grid
 
 # Some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard opens few
@@ -50,9 +51,10 @@ class Totals(NamedTuple):
         )
 
 
-def grid_of(image: ImageInfo, config: Config) -> Grid:
+def grid_of(image: ImageInfo | Layout, config: Config) -> Grid:
     """The patches of an image."""
-    return Grid.of((image.height, image.width), config.patch.size, config.patch.steps, config.patch.edge)
+    patch = config.patch
+    return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)
 
 
 def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:

@@ -52,8 +52,8 @@ def peak_memory(config: Config, threads: int, whole: int) -> int:
         threads: windows that are worked on at a time; as many and one more wait to be written.
         whole: bytes of the largest image that can only be decoded whole, 0 if there is none.
     """
-    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
-    window = WINDOW_BYTES + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
+    patch, span = (height * width * pixel_bytes(config) for height, width in (config.patch.size, config.patch.span))
+    window = max(WINDOW_BYTES, span) + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
     return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole
 
 

@@ -48,7 +48,10 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
         },
-        "patch": {"size": (256, 256), "stride": None, "edge": "pad", "pad_mode": "reflect", "pad_value": 0},
+        "patch": {
+            "size": (256, 256), "stride": None, "dilation": (1, 1), "origin": (0, 0), "edge": ("pad", "pad"),
+            "pad_mode": ("reflect", "reflect"), "pad_value": 0,
+        },
         "splits": {"train": 1.0},
         "seed": 0,
         "max_rejected": 0.01,
@@ -74,7 +77,9 @@ input:
   dtype: uint16
   label: {regex: '(tumor|normal)'}
   group: folder
-patch: {size: [64, 32], stride: [48, 16], edge: shift, pad_mode: constant, pad_value: 65535}
+patch:
+  {size: [64, 32], stride: [48, 16], dilation: [2, 1], origin: [0, 5], edge: [pad, shift], pad_mode: constant,
+   pad_value: 65535}
 output: {path: o, encoding: raw, quality: 50, shard_size: 64MB, order: sequential}
 splits: {train: 0.7, val: 0.2, test_1: 0.1}
 seed: -5
@@ -89,7 +94,10 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
             "images": ("a/*.tif", "b/**/*.png"), "root": "/data", "level": 2, "channels": 4, "dtype": "uint16",
             "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
-        "patch": {"size": (64, 32), "stride": (48, 16), "edge": "shift", "pad_mode": "constant", "pad_value": 65535},
+        "patch": {
+            "size": (64, 32), "stride": (48, 16), "dilation": (2, 1), "origin": (0, 5), "edge": ("pad", "shift"),
+            "pad_mode": ("constant", "constant"), "pad_value": 65535,
+        },
         "output": {"path": "o", "encoding": "raw", "quality": 50, "shard_size": 64_000_000, "order": "sequential"},
         "splits": {"train": 0.7, "val": 0.2, "test_1": 0.1},
         "seed": -5,
@@ -138,9 +146,18 @@ WRONG = {
         ("0", "0 is not allowed: use a whole number of pixels from 1 up, or two as [rows, columns]"),
         ("[4, false]", "[4, False] is not allowed: use a whole number of pixels from 1 up, or two as [rows, columns]"),
     ],
-    "patch.edge": [("crop", "'crop' is not allowed: input should be 'drop', 'pad' or 'shift'")],
+    "patch.edge": [("crop", "'crop' is not allowed: use drop, pad or shift, or two of them as [rows, columns]")],
     "patch.pad_mode": [
-        ("zero", "'zero' is not allowed: input should be 'reflect', 'symmetric', 'edge' or 'constant'")
+        ("zero", "'zero' is not allowed: use reflect, symmetric, edge or constant, or two of them as [rows, columns]"),
+        ("[edge, edge, edge]", "['edge', 'edge', 'edge'] is not allowed: use reflect, symmetric, edge or constant, or "
+         "two of them as [rows, columns]"),
+    ],
+    "patch.dilation": [
+        ("0", "0 is not allowed: use a whole number of pixels from 1 up, or two as [rows, columns]"),
+    ],
+    "patch.origin": [
+        ("0.5", "0.5 is not allowed: use a whole number of pixels, or two as [rows, columns]"),
+        ("[1, 2, 3]", "[1, 2, 3] is not allowed: use a whole number of pixels, or two as [rows, columns]"),
     ],
     "patch.pad_value": [
         ("white", "'white' is not allowed: input should be a valid number"),
@@ -174,7 +191,9 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
     [
         ("ptch: {size: 64}", ["ptch: unknown key; did you mean patch?"]),
         ("patch: {sise: 64}", ["patch.sise: unknown key; did you mean size?"]),
-        ("patch: {x: 64}", ["patch.x: unknown key; known are size, stride, edge, pad_mode, pad_value"]),
+        ("patch: {x: 64}", [
+            "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value"
+        ]),
         ("foo: 3", ["foo: unknown key; known are input, output, patch, splits, seed, max_rejected, workers, beam"]),
         ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
         ("max_rejected: 2", ["max_rejected: 2 is not allowed: input should be less than or equal to 1"]),
@@ -197,7 +216,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
             for name in ("Train", "test-a", "a b", "_x", "é", "a/b")
         ],
         ("patch: {edge: crop, sise: 3}\nseed: x", [
-            "patch.edge: 'crop' is not allowed: input should be 'drop', 'pad' or 'shift'",
+            "patch.edge: 'crop' is not allowed: use drop, pad or shift, or two of them as [rows, columns]",
             "patch.sise: unknown key; did you mean size?",
             "seed: 'x' is not allowed: input should be a valid integer",
         ]),
@@ -229,6 +248,10 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"patch__pad_value": 0.5}, "patch.pad_value: 0.5 is no uint8; use an integer 0..255"),
         ({"patch__pad_value": 65536, "input__dtype": "uint16"},
          "patch.pad_value: 65536 is no uint16; use an integer 0..65535"),
+        ({"patch__origin": "[0, -1]", "patch__edge": "[pad, drop]"},
+         "patch.origin: -1 lies outside the image; use edge: pad there, not drop"),
+        ({"patch__origin": -511, "patch__dilation": 2},
+         "patch.origin: a patch at -511 that spans 511 pixels does not reach the image"),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_together_are_named(tmp_path, values, line):
@@ -243,6 +266,8 @@ def test_values_that_do_not_fit_together_are_named(tmp_path, values, line):
         {"output__encoding": "png", "input__channels": 4, "input__dtype": "uint16", "patch__pad_value": 65535},
         {"output__encoding": "png", "input__channels": 2},
         {"output__encoding": "jpeg", "input__channels": 1, "patch__pad_value": 255},
+        {"patch__origin": "[-1, 9]", "patch__edge": "[pad, drop]"},
+        {"patch__origin": -510, "patch__dilation": 2},
     ],
     ids=str,
 )
@@ -410,7 +435,7 @@ def test_set_replaces_a_value(tmp_path, overrides, key, value):
 
 def test_set_leaves_the_other_keys_of_a_section(tmp_path):
     config = load_config(write(tmp_path, MINIMAL + "patch: {size: 64, edge: drop}\n"), ["patch.size=32"])
-    assert (config.patch.size, config.patch.edge) == ((32, 32), "drop")
+    assert (config.patch.size, config.patch.edge) == ((32, 32), ("drop", "drop"))
 
 
 @pytest.mark.parametrize(
@@ -503,6 +528,8 @@ KEYS = {
     "input.group": ("folder", True),
     "patch.size": (128, True),
     "patch.stride": (255, True),
+    "patch.dilation": (2, True),
+    "patch.origin": ([0, 1], True),
     "patch.edge": ("drop", True),
     "patch.pad_mode": ("edge", True),
     "patch.pad_value": (7, True),

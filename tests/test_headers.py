@@ -168,6 +168,13 @@ def test_an_image_smaller_than_a_patch_is_too_small_unless_it_is_padded(image, m
     assert inspect_image(ref, make_config(patch={"size": [32, 16], "edge": "pad"})).width == width
 
 
+def test_an_image_that_ends_before_the_origin_is_too_small(image, make_config):
+    assert rejection(image(40, 30), make_config(patch={"size": 8, "origin": [0, 30]})) == (
+        "too_small",
+        "40 x 30 pixels end before patch.origin, 0, 30",
+    )
+
+
 @pytest.mark.parametrize("edge", ["drop", "shift", "pad"])
 def test_an_image_of_exactly_one_patch_is_large_enough(image, make_config, edge):
     assert inspect_image(image(32, 16), make_config(patch={"size": [32, 16], "edge": edge})).height == 32
