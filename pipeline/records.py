@@ -33,6 +33,11 @@ INDEX_SCHEMA = pa.schema(
         ("image_length", pa.int64()),
     ]
 )
+SCORES_SCHEMA = pa.schema(
+    [(name, pa.float32()) for name in ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")]
+    + [("fingerprint", pa.uint64())]
+)  # of transforms.quality.Scores, in datasets whose patches are scored
+NOTHING = pa.schema([])
 _HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
 _MAX_PAYLOAD = 1 << 31
 
@@ -47,6 +52,7 @@ class Row(NamedTuple):
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
+        extra: values of the columns that only some datasets have.
     """
 
     order: int
@@ -57,6 +63,7 @@ class Row(NamedTuple):
     image_offset: int
     image_length: int
     spooled: int = 0
+    extra: tuple = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -99,7 +106,7 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def make_index(split: str, shard: str, level: int, rows: Sequence[Row]) -> bytes:
+def make_index(split: str, shard: str, level: int, rows: Sequence[Row], extra: pa.Schema = NOTHING) -> bytes:
     """The index of one shard as Parquet.
 
     Args:
@@ -107,16 +114,20 @@ def make_index(split: str, shard: str, level: int, rows: Sequence[Row]) -> bytes
         shard: its file name.
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
+        extra: further columns, those of ``Row.extra``.
     """
+    schema = pa.schema([*INDEX_SCHEMA, *extra])
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
         key = patch_key(image.image_id, level, row.row, row.col)
         place = (number, offset, row.length, offset + row.image_offset, row.image_length)
-        entries.append((key, image.image_id, level, row.row, row.col, image.label, image.group, split, shard, *place))
+        entries.append(
+            (key, image.image_id, level, row.row, row.col, image.label, image.group, split, shard, *place, *row.extra)
+        )
         offset += row.length + _FOOTER + _HEADER
-    columns = zip(*entries) if entries else [[]] * len(INDEX_SCHEMA)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, INDEX_SCHEMA.types)]
+    columns = zip(*entries) if entries else [[]] * len(schema)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types)]
     out = io.BytesIO()
-    pq.write_table(pa.table(arrays, schema=INDEX_SCHEMA), out)
+    pq.write_table(pa.table(arrays, schema=schema), out)
     return out.getvalue()

@@ -12,13 +12,13 @@ import skimage.measure
 from transforms import quality
 from transforms.quality import Duplicates, otsu, saturation, score
 
-RANGES = {"uint8": None, "uint16": (0, 4095), "float32": (-1.0, 3.0)}
+RANGES = {"uint8": (0, 255), "uint16": (0, 4095), "float32": (-1.0, 3.0)}
 
 
 def noise(count, height, width, channels, dtype="uint8", seed=0):
     """Patches of unlike texture: from flat to full noise."""
     rng = np.random.default_rng(seed)
-    low, high = RANGES[dtype] or (0, 255)
+    low, high = RANGES[dtype]
     share = rng.random((count, height, width, channels)) * np.linspace(0.01, 1, count)[:, None, None, None]
     return (low + share * (high - low)).astype(dtype)
 
@@ -63,7 +63,7 @@ def test_deeper_pixels_have_the_scores_of_the_same_picture_in_eight_bits(dtype):
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_entropy_is_that_of_scikit_image(dtype):
     patches = noise(5, 128, 100, 2, dtype)
-    low, high = RANGES[dtype] or (0, 255)
+    low, high = RANGES[dtype]
     steps = 255 if dtype == "uint8" else 65535
     values = np.rint((patches.astype(float) - low) * (steps / (high - low))).astype(int) // ((steps + 1) // 256)
     expected = [skimage.measure.shannon_entropy(p[middle_rows(128)]) for p in values]

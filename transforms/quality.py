@@ -1,9 +1,9 @@
 """Scores of patches: how much tissue, how sharp, how much is missing, and whether another one looks the same.
 
-All scores are measured on 8 rows of a patch, evenly spaced, with all their columns and channels (of a patch of fewer rows
-some count twice); entropy and clipping on 64 of their columns. That is some 2,000 pixels of a patch of 256 x 256, enough
-to tell a blurred patch from a sharp one, and it keeps the scores far cheaper than the encoding of the same patch. Sums
-are sums of integers, the same in any order, in any batch and on any device.
+All scores are measured on 8 rows of a patch, evenly spaced, with all their columns and channels (of a patch of fewer
+rows some count twice); entropy and clipping on 64 of their columns. That is some 2,000 pixels of a patch of 256 x 256,
+enough to tell a blurred patch from a sharp one, and it keeps the scores far cheaper than the encoding of the same
+patch. Sums are sums of integers, the same in any order, in any batch and on any device.
 
 ============  ========================================================================================================
 score         meaning
@@ -18,7 +18,8 @@ nodata        fraction of pixels that have the nodata value in every channel; of
 fingerprint   64 bits that look alike for patches that look alike (difference hash, Krawetz, 2013)
 ============  ========================================================================================================
 
-The *range* of the values is 0..255 for uint8. Of uint16 and float32 it is given; values are scaled to it in 65,536 steps.
+The *range* of the values is 0..255 for uint8. Of uint16 and float32 it is given; values are scaled to it in 65,536
+steps.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Scores(NamedTuple):
 
 def score(
     patches: np.ndarray,
-    value_range: tuple[float, float] | None = None,
+    value_range: tuple[float, float] = (0, 255),
     nodata: float | None = None,
     tissue_threshold: int = 0,
 ) -> Scores:
@@ -81,7 +82,6 @@ def score(
         share = _shares(rows[:, 1][sampled])
         clipped_low, clipped_high = share[:, 0], share[:, 255]
     else:
-        assert value_range, "uint16 and float32 need a range"
         rows = _scale(patches[:, np.stack(around)], value_range)
         share = _shares((rows[:, 1][sampled] >> 8).astype(np.uint8))
         clipped_low, clipped_high = (_mean(rows[:, 1][sampled] == limit) for limit in (0, 65535))
@@ -198,9 +198,11 @@ def _fingerprint(grey: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.stack(darker, axis=-1), [-1, ROWS * (_PARTS - 1)])
 
 
-def saturation(pixels: np.ndarray) -> np.ndarray:
-    """``[..., 3]`` uint8 RGB -> ``[...]`` uint8: ``255 * (max - min) // max`` of HSV; 0 where the pixel is black."""
-    high, low = pixels.max(axis=-1).astype(np.int32), pixels.min(axis=-1)
+def saturation(pixels: np.ndarray, value_range: tuple[float, float] = (0, 255)) -> np.ndarray:
+    """``[..., 3]`` RGB -> ``[...]`` uint8: ``255 * (max - min) // max`` of HSV in eight bits; 0 where it is black."""
+    if pixels.dtype != np.uint8:
+        pixels = _scale(pixels, value_range) >> 8
+    high, low = pixels.max(axis=-1).astype(np.int32), pixels.min(axis=-1).astype(np.int32)
     return np.where(high >= _BLACK, (high - low) * 255 // np.maximum(high, 1), 0).astype(np.uint8)
 
 
