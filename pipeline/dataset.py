@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import storage, versions
 from pipeline.config import ConfigError
 from pipeline.elements import shard_file
+from transforms.encoding import decode_patch
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 
@@ -35,6 +37,15 @@ class Dataset(NamedTuple):
                 f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest['splits'])}"
             )
         return [s["shard"] for s in self.manifest["shards"] if s["shard"].partition("-")[0] == split]
+
+    def patch(self, row: dict[str, Any]) -> np.ndarray:
+        """The patch ``[H, W, C]`` behind a row of the index: its ``shard``, ``image_offset`` and ``image_length``."""
+        config = self.manifest["config"]
+        with storage.open_read(storage.join(self.folder, row["shard"])) as file:
+            file.seek(row["image_offset"])
+            data = file.read(row["image_length"])
+        shape = (*config["patch"]["size"], config["input"]["channels"])
+        return decode_patch(data, config["output"]["encoding"], shape, config["input"]["dtype"])
 
 
 def open_dataset(path: str, version: str | None = None) -> Dataset:

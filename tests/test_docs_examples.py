@@ -6,6 +6,9 @@ import importlib
 MODULES = [
     "transforms.grid",
     "transforms.patches",
+    "transforms.stitch",
+    "transforms.taps",
+    "pipeline.pyramid",
     "transforms.moments",
     "pipeline.elements",
     "pipeline.headers",
