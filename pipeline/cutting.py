@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.device import device
-from pipeline.elements import ImageInfo, Rejected, Unreadable, digest
+from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
 from pipeline.parallel import Clock
 from pipeline.plan import grid_of
 from pipeline.readers import Reader, open_image
@@ -140,6 +140,7 @@ def _encode(info: ImageInfo, row: int, col: int, patch: np.ndarray, config: Conf
             col=col,
             label=info.label,
             group=info.group,
+            meta=tuple(meta_of(info).items()),
         )
     )
     shuffled = config.output.order == "shuffled"

@@ -88,11 +88,14 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     Returns:
         Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
         ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
+        With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string).
 
     Raises:
         ConfigError: if there is no such dataset or split.
     """
     import tensorflow as tf
+
+    from transforms.example import META
 
     found = open_dataset(dataset, version)
     config = found.manifest["config"]
@@ -104,8 +107,14 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     numbers = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("level", "row", "col")}
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
 
+    kinds = {"integer": tf.int64, "number": tf.float32, "text": tf.string}
+    columns = config["input"].get("columns") or {}
+    further = {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
+
     def parse(data):
-        example = tf.io.parse_single_example(data, features)
+        example = tf.io.parse_single_example(data, features | further)
+        if further:
+            example["meta"] = {name: example.pop(META + name) for name in columns}
         return example | {"image": decode(example["image"])}
 
     files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]
