@@ -15,7 +15,7 @@ from pipeline import accounts, storage, versions
 from pipeline.config import Config
 from pipeline.elements import FORMAT, PASSING, ShardPlan, ShardResult, index_file, receipt_file, shard_file
 from pipeline.headers import InspectImages
-from pipeline.listing import Listing, list_images, make_listing, read_listing
+from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
@@ -89,7 +89,7 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
         versions.Busy: if another build on this machine writes to the same output.
     """
     out, started = config.output.path, time.time()
-    listing = make_listing(list_images(config.input))
+    config, listing = find_images(config)
     with versions.exclusively(out):
         if published := unchanged(config, listing):
             return published

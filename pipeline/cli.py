@@ -1,4 +1,4 @@
-"""The command line: build, plan, inspect, verify.
+"""The command line: build, plan, inspect, verify, stitch, doctor.
 
 Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
 configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
@@ -117,6 +117,37 @@ def verify(dataset: str, version: str | None) -> None:
     print(
         f"{found.folder}: {shards} shards with {records} records, {len(found.manifest['files'])} files: all as written"
     )
+
+
+@main.command()
+@click.argument("dataset")
+@_takes_version
+@click.option("--image", "image_id", metavar="ID", required=True, help="Identity of the image, see images.parquet.")
+@click.option("--predictions", metavar="FOLDER", help="NAME.npy with NAME.keys; the patches themselves if not given.")
+@click.option(
+    "--blend",
+    type=click.Choice(["average", "hann", "gaussian", "crop"]),
+    default="average",
+    show_default=True,
+    help="What happens where patches overlap.",
+)
+@click.option("--labels", is_flag=True, help="The values are classes: nothing is averaged.")
+@click.option("--fill", type=float, default=0, show_default=True, help="Value of pixels that lie in no patch.")
+@click.option("--output", metavar="FILE", required=True, help="The TIFF to write.")
+def stitch(dataset: str, version: str | None, image_id: str, output: str, **how: Any) -> None:
+    """Put an image of DATASET together, from its patches or from predictions, as a tiled pyramidal TIFF."""
+    from pipeline.dataset import open_dataset
+    from pipeline.quiet import import_tensorflow
+
+    found = open_dataset(dataset, version)
+    import_tensorflow()
+    from pipeline.stitching import stitch_image
+
+    stitched = stitch_image(found, image_id, output, **how)
+    height, width, channels = stitched.shape
+    print(f"{output}: {height} x {width} x {channels} pixels from {stitched.patches:,} patches")
+    if stitched.missing:
+        print(f"missing   {stitched.missing:,} patches; pixels that lie in no other are {how['fill']:g}")
 
 
 @main.command()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from transforms.grid import Edge, PadMode
 
@@ -101,8 +103,49 @@ Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 
 
+# What is written in a configuration is kept in the dataset and shown in messages.
+_CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
+
+
+def _location(value: str) -> str:
+    """A path or URI without secrets."""
+    if secret := secret_in(value):
+        raise PydanticCustomError("secret", f"holds {secret}; {_CREDENTIALS}")
+    return value
+
+
+def secret_in(uri: str) -> str | None:
+    """What of a URI may be a secret, in words; None if there is nothing.
+
+    >>> secret_in("s3://key:word@bucket/a.tif"), secret_in("gs://bucket/a?.tif")
+    ('a name or password before the @', None)
+    """
+    _, separator, rest = uri.partition("://")
+    if separator and "@" in rest.partition("/")[0]:
+        return "a name or password before the @"
+    if separator and re.search(r"\?[^/]*=", rest):
+        return "a query after the ?"
+    return None
+
+
+Location = Annotated[str, AfterValidator(_location)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# The columns of a manifest that patchbeam itself uses; all others are carried into the records.
+OWN_COLUMNS = ("uri", "label", "group", "split", "mask", "points", "regions")
+
+
+def column_problem(name: str) -> str | None:
+    """Why this cannot be a further column of a manifest; None if it can."""
+    if name in OWN_COLUMNS:
+        return f"{name!r} is a column of patchbeam's own, which is carried anyway"
+    if not name.strip() or "/" in name or not name.isprintable():
+        return f"{name!r} is no name of a column; it needs printable characters without /"
+    return None
 
 
 class Regex(_Section):
@@ -131,10 +174,10 @@ class Constant(_Section):
 class Input(_Section):
     """Which images, and what they have to be."""
 
-    images: Annotated[
-        tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v), Field(min_length=1)
-    ]
-    root: str | None = None
+    images: Annotated[tuple[Location, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
+    manifest: Location | None = None
+    columns: dict[str, Literal["integer", "number", "text"]] | None = None
+    root: Location | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
@@ -149,6 +192,20 @@ class Input(_Section):
         Annotated[Literal["image", "folder"], Tag("<word>")] | Annotated[Regex, Tag("<regex>")],
         Discriminator(_name_source),
     ] = "image"
+
+    @model_validator(mode="after")
+    def _names_images(self) -> Input:
+        if not self.images and self.manifest is None:
+            raise PydanticCustomError("missing_images", "is missing; give patterns of files, or input.manifest a table")
+        return self
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_further_ones(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name in value or {}:
+            if problem := column_problem(name):
+                raise ValueError(problem)
+        return value
 
     @field_validator("label", "group", mode="before")
     @classmethod
@@ -209,7 +266,7 @@ class Patch(_Section):
 class Output(_Section):
     """Where the dataset goes, and its form."""
 
-    path: str
+    path: Location
     encoding: Literal["png", "jpeg", "raw"] = "png"
     quality: Annotated[Integer, Field(ge=1, le=100)] = 95
     shard_size: ByteSize = 256 * 10**6
@@ -238,6 +295,14 @@ class Config(_Section):
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
     workers: Workers = Workers()
     beam: dict[str, Annotated[Any, BeforeValidator(_beam_value)]] = {}
+
+    @field_validator("beam")
+    @classmethod
+    def _beam_holds_no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if re.search("secret|token|password|access_key|connection_string", name):
+                raise PydanticCustomError("secret", f"{name} is a secret; {_CREDENTIALS}")
+        return value
 
     @field_validator("splits")
     @classmethod
@@ -291,7 +356,11 @@ class Config(_Section):
         which images there are enters a build through their identities.
         """
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
-        del values["input"]["images"], values["input"]["root"], values["output"]["path"]
+        for name in ("images", "manifest", "root"):
+            del values["input"][name]
+        if not values["input"]["columns"]:
+            del values["input"]["columns"]
+        del values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -377,6 +446,10 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
     if error["type"] == "missing":
         return f"{key}: is missing; set it in the file or on the command line"
+    if error["type"] == "secret":  # not to be shown again
+        return f"{key}: {error['msg']}"
+    if error["type"] == "missing_images":
+        return f"{key}.images: {error['msg']}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and not location:
         return message

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.config import Config, Quality
 from pipeline.device import device
-from pipeline.elements import ImageInfo, Rejected, Unreadable, digest
+from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
 from pipeline.overview import sample_pixels
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
@@ -257,6 +257,7 @@ def _encode(info: ImageInfo, start: list[int], patch: np.ndarray, extra: tuple, 
             col=col,
             label=info.label,
             group=info.group,
+            meta=tuple(meta_of(info).items()),
         )
     )
     shuffled = config.output.order == "shuffled"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import storage, versions
 from pipeline.config import ConfigError
 from pipeline.elements import shard_file
+from transforms.encoding import decode_patch
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 
@@ -35,6 +37,15 @@ class Dataset(NamedTuple):
                 f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest['splits'])}"
             )
         return [s["shard"] for s in self.manifest["shards"] if s["shard"].partition("-")[0] == split]
+
+    def patch(self, row: dict[str, Any]) -> np.ndarray:
+        """The patch ``[H, W, C]`` behind a row of the index: its ``shard``, ``image_offset`` and ``image_length``."""
+        config = self.manifest["config"]
+        with storage.open_read(storage.join(self.folder, row["shard"])) as file:
+            file.seek(row["image_offset"])
+            data = file.read(row["image_length"])
+        shape = (*config["patch"]["size"], config["input"]["channels"])
+        return decode_patch(data, config["output"]["encoding"], shape, config["input"]["dtype"])
 
 
 def open_dataset(path: str, version: str | None = None) -> Dataset:
@@ -77,11 +88,14 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     Returns:
         Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
         ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
+        With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string).
 
     Raises:
         ConfigError: if there is no such dataset or split.
     """
     import tensorflow as tf
+
+    from transforms.example import META
 
     found = open_dataset(dataset, version)
     config = found.manifest["config"]
@@ -93,8 +107,14 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     numbers = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("level", "row", "col")}
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
 
+    kinds = {"integer": tf.int64, "number": tf.float32, "text": tf.string}
+    columns = config["input"].get("columns") or {}
+    further = {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
+
     def parse(data):
-        example = tf.io.parse_single_example(data, features)
+        example = tf.io.parse_single_example(data, features | further)
+        if further:
+            example["meta"] = {name: example.pop(META + name) for name in columns}
         return example | {"image": decode(example["image"])}
 
     files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]

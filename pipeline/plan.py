@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import apache_beam as beam
 import numpy as np
@@ -18,7 +18,6 @@ import numpy as np
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
-from pipeline.readers import Layout
 from transforms.grid import Box, Cells, Grid
 
 # Some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard opens few
@@ -51,7 +50,16 @@ class Totals(NamedTuple):
         )
 
 
-def grid_of(image: ImageInfo | Layout, config: Config) -> Grid:
+class Sized(Protocol):
+    """Anything with a size in pixels."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+def grid_of(image: Sized, config: Config) -> Grid:
     """The patches of an image."""
     patch = config.patch
     return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.elements import ImageInfo
-from transforms.example import patch_key
+from pipeline.elements import ImageInfo, meta_of
+from transforms.example import META, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -38,6 +39,7 @@ SCORES_SCHEMA = pa.schema(
     + [("fingerprint", pa.uint64())]
 )  # of transforms.quality.Scores, in datasets whose patches are scored
 NOTHING = pa.schema([])
+_KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 _HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
 _MAX_PAYLOAD = 1 << 31
 
@@ -106,7 +108,25 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def make_index(split: str, shard: str, level: int, rows: Sequence[Row], extra: pa.Schema = NOTHING) -> bytes:
+def index_schema(columns: Mapping[str, str] | None, extra: pa.Schema = NOTHING) -> pa.Schema:
+    """``INDEX_SCHEMA`` with more columns.
+
+    Args:
+        columns: those of a manifest, name -> kind, called ``meta/<name>``.
+        extra: what only some datasets have, as ``SCORES_SCHEMA``.
+    """
+    further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
+    return pa.schema([*INDEX_SCHEMA, *further, *extra])
+
+
+def make_index(
+    split: str,
+    shard: str,
+    level: int,
+    rows: Sequence[Row],
+    columns: Mapping[str, str] | None = None,
+    extra: pa.Schema = NOTHING,
+) -> bytes:
     """The index of one shard as Parquet.
 
     Args:
@@ -114,20 +134,34 @@ def make_index(split: str, shard: str, level: int, rows: Sequence[Row], extra: p
         shard: its file name.
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
-        extra: further columns, those of ``Row.extra``.
+        columns: the further columns of the images.
+        extra: the columns of ``Row.extra``.
     """
-    schema = pa.schema([*INDEX_SCHEMA, *extra])
+    schema, further = index_schema(columns, extra), functools.cache(lambda image: tuple(meta_of(image).values()))
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
         key = patch_key(image.image_id, level, row.row, row.col)
         place = (number, offset, row.length, offset + row.image_offset, row.image_length)
         entries.append(
-            (key, image.image_id, level, row.row, row.col, image.label, image.group, split, shard, *place, *row.extra)
+            (
+                key,
+                image.image_id,
+                level,
+                row.row,
+                row.col,
+                image.label,
+                image.group,
+                split,
+                shard,
+                *place,
+                *further(image),
+                *row.extra,
+            )
         )
         offset += row.length + _FOOTER + _HEADER
-    columns = zip(*entries) if entries else [[]] * len(schema)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types)]
+    values = zip(*entries) if entries else [[]] * len(schema)
+    arrays = [pa.array(column, kind) for column, kind in zip(values, schema.types)]
     out = io.BytesIO()
     pq.write_table(pa.table(arrays, schema=schema), out)
     return out.getvalue()

@@ -111,7 +111,9 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
             with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
                 size, checksum = write_records(file, spool, content.rows)
             extra = SCORES_SCHEMA if config.quality else NOTHING
-            index = make_index(plan.split, shard_file(plan.name), config.input.level, content.rows, extra)
+            index = make_index(
+                plan.split, shard_file(plan.name), config.input.level, content.rows, config.input.columns, extra
+            )
             storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
     result = ShardResult(
         plan=plan.digest(config.content_digest()),

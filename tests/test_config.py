@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.config import Config, ConfigError, Constant, Regex, load_config
 
 ROOT = Path(__file__).parents[1]
+CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
 MINIMAL = "input: {images: a.png}\noutput: {path: out}\n"
 
 
@@ -42,8 +43,8 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model_dump() == {
         "input": {
-            "images": ("a.png",), "root": None, "level": 0, "channels": 3, "dtype": "uint8", "range": None,
-            "label": None, "group": "image",
+            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
+            "dtype": "uint8", "range": None, "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -72,6 +73,8 @@ def test_everything_that_is_written_arrives(tmp_path):
             """
 input:
   images: [a/*.tif, b/**/*.png]
+  manifest: s3://bucket/slides.csv
+  columns: {age: integer, mpp: number, stain: text}
   root: /data
   level: 2
   channels: 4
@@ -95,8 +98,10 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
     )
     assert config.model_dump() == {
         "input": {
-            "images": ("a/*.tif", "b/**/*.png"), "root": "/data", "level": 2, "channels": 4, "dtype": "uint16",
-            "range": (0, 4095), "label": {"regex": "(tumor|normal)"}, "group": "folder",
+            "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
+            "columns": {"age": "integer", "mpp": "number", "stain": "text"},
+            "root": "/data", "level": 2, "channels": 4, "dtype": "uint16", "range": (0, 4095),
+            "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
         "patch": {
             "size": (64, 32), "stride": (48, 16), "dilation": (2, 1), "origin": (0, 5), "edge": ("pad", "shift"),
@@ -134,10 +139,24 @@ WRONG = {
     ],
     "input.channels": [("0", "0 is not allowed: input should be greater than or equal to 1")],
     "input.dtype": [("int8", "'int8' is not allowed: input should be 'uint8', 'uint16' or 'float32'")],
-    "input.root": [("5", "5 is not allowed: input should be a valid string")],
     "input.images": [
         ("5", "5 is not allowed: input should be a valid tuple"),
-        ("[]", "[] is not allowed: value should have at least 1 item after validation, not 0"),
+        ("[]", "is missing; give patterns of files, or input.manifest a table"),
+    ],
+    "input.root": [
+        ("5", "5 is not allowed: input should be a valid string"),
+        ("s3://key:word@bucket/a", f"holds a name or password before the @; {CREDENTIALS}"),
+        ("'https://host/a?sig=x%2F'", f"holds a query after the ?; {CREDENTIALS}"),
+    ],
+    "input.manifest": [
+        ("5", "5 is not allowed: input should be a valid string"),
+        ("gs://who@bucket/m.csv", f"holds a name or password before the @; {CREDENTIALS}"),
+    ],
+    "input.columns": [
+        ("{uri: text}", "{'uri': 'text'} is not allowed: 'uri' is a column of patchbeam's own, which is carried "
+         "anyway"),
+        ("{a/b: text}", "{'a/b': 'text'} is not allowed: 'a/b' is no name of a column; it needs printable characters "
+         "without /"),
     ],
     "input.label": [
         ("{}", "{} is not allowed: use exactly one key, regex or constant"),
@@ -251,10 +270,21 @@ def test_wrong_keys_sections_and_splits_are_named_all_at_once(tmp_path, more, li
     assert error_of(tmp_path, MINIMAL + more) == "\n".join(["FILE:", *(f"  {line}" for line in lines)])
 
 
+@pytest.mark.parametrize(
+    "option", ["s3_secret_access_key", "s3_access_key_id", "azure_connection_string", "s3_session_token"]
+)
+def test_secrets_are_no_options_of_a_configuration_and_are_not_shown(tmp_path, option):
+    message = error_of(tmp_path, f"{MINIMAL}beam: {{{option}: xyzzy}}")
+    assert message == f"FILE:\n  beam: {option} is a secret; {CREDENTIALS}"
+
+
 def test_missing_input_and_output_are_named(tmp_path):
     missing = "is missing; set it in the file or on the command line"
     assert error_of(tmp_path, "seed: 1") == f"FILE:\n  input: {missing}\n  output: {missing}"
-    assert error_of(tmp_path, "input: {}\noutput: {}") == f"FILE:\n  input.images: {missing}\n  output.path: {missing}"
+    no_images = "is missing; give patterns of files, or input.manifest a table"
+    assert (
+        error_of(tmp_path, "input: {}\noutput: {}") == f"FILE:\n  input.images: {no_images}\n  output.path: {missing}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -545,6 +575,8 @@ def test_a_configuration_cannot_be_changed(make_config):
 KEYS = {
     "input.images": (["other/*"], False),
     "input.root": ("/data", False),
+    "input.manifest": ("slides.csv", False),
+    "input.columns": ({"age": "integer"}, True),
     "output.path": ("elsewhere", False),
     "max_rejected": (0.5, False),
     "workers.device": ("cpu", False),

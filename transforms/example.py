@@ -12,6 +12,7 @@ level      int64  pyramid level, 0 is full resolution
 row, col   int64  first pixel of the patch in the image at that level
 label      bytes  class of the image, may be empty
 group      bytes  what must not be divided among splits
+meta/...   any    further columns of the image: int64, float (32 bits) or bytes
 ========== ====== =====================================================================
 """
 
@@ -23,7 +24,10 @@ import tensorflow as tf
 
 
 class PatchRecord(NamedTuple):
-    """An encoded patch and where it comes from; the fields are the features of the Example."""
+    """An encoded patch and where it comes from; the fields are the features of the Example.
+
+    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``.
+    """
 
     image: bytes
     shape: tuple[int, int, int]
@@ -34,6 +38,7 @@ class PatchRecord(NamedTuple):
     col: int
     label: str
     group: str
+    meta: tuple[tuple[str, int | float | str], ...] = ()
 
     @property
     def key(self) -> str:
@@ -46,6 +51,7 @@ def patch_key(image_id: str, level: int, row: int, col: int) -> str:
     return f"{image_id}#{level}/{row}/{col}"
 
 
+META = "meta/"  # TensorFlow Datasets reads it as a dictionary called meta
 _NUMBERS = {"shape": 3, "level": 1, "row": 1, "col": 1}
 _TEXTS = ("dtype", "image_id", "label", "group", "key")
 
@@ -57,6 +63,7 @@ def to_example(record: PatchRecord) -> bytes:
     library. (Messages merge by concatenation: protobuf.dev/programming-guides/encoding, "Last One Wins".)
     """
     values = record._asdict() | {"key": record.key}
+    values |= {META + name: value for name, value in values.pop("meta")}
     entries = ({name: _feature(value)} for name, value in values.items())
     features = b"".join(tf.train.Features(feature=entry).SerializeToString() for entry in entries)
     return b"\x0a" + _varint(len(features)) + features  # field 1 of Example, a message
@@ -86,16 +93,25 @@ def from_example(data: bytes) -> PatchRecord:
         text = {name: features[name].bytes_list.value[0].decode() for name in _TEXTS}
         numbers = {name: features[name].int64_list.value[0] for name in ("level", "row", "col")}
         height, width, channels = features["shape"].int64_list.value
+        meta = tuple(sorted((name[len(META) :], _value(features[name])) for name in features if name.startswith(META)))
     except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
         raise ValueError(f"not an Example of a patch: {error}") from error
     key = text.pop("key")
-    record = PatchRecord(features["image"].bytes_list.value[0], (height, width, channels), **text, **numbers)
+    record = PatchRecord(features["image"].bytes_list.value[0], (height, width, channels), **text, **numbers, meta=meta)
     if key != record.key:
         raise ValueError(f"key {key!r} does not fit the other features, which give {record.key!r}")
     return record
 
 
-def _feature(value: bytes | str | int | tuple[int, ...]) -> tf.train.Feature:
+def _value(feature: tf.train.Feature) -> int | float | str:
+    """The one value of a feature of any kind."""
+    (value,) = getattr(feature, feature.WhichOneof("kind")).value
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _feature(value: bytes | str | int | float | tuple[int, ...]) -> tf.train.Feature:
+    if isinstance(value, float):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
     if isinstance(value, (bytes, str)):
         data = value.encode() if isinstance(value, str) else value
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
