@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
@@ -38,7 +38,8 @@ SCORES_SCHEMA = pa.schema(
     [(name, pa.float32()) for name in ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")]
     + [("fingerprint", pa.uint64())]
 )  # of transforms.quality.Scores, in datasets whose patches are scored
-NOTHING = pa.schema([])
+# Of datasets with several records of one place: which of them, and what was done to it, as JSON.
+COPY_SCHEMA = pa.schema([("copy", pa.int32()), ("augmentation", pa.string())])
 _KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 _HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
 _MAX_PAYLOAD = 1 << 31
@@ -51,6 +52,7 @@ class Row(NamedTuple):
         order: a digest for shuffled shards, 0 for sequential ones.
         image: where the patch was cut.
         row, col: its first pixel.
+        copy: which of the records of this patch, see ``transforms.example.PatchRecord``.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
@@ -61,6 +63,7 @@ class Row(NamedTuple):
     image: ImageInfo
     row: int
     col: int
+    copy: int
     length: int
     image_offset: int
     image_length: int
@@ -108,7 +111,7 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def index_schema(columns: Mapping[str, str] | None, extra: pa.Schema = NOTHING) -> pa.Schema:
+def index_schema(columns: Mapping[str, str] | None, extra: Iterable[pa.Field] = ()) -> pa.Schema:
     """``INDEX_SCHEMA`` with more columns.
 
     Args:
@@ -125,7 +128,7 @@ def make_index(
     level: int,
     rows: Sequence[Row],
     columns: Mapping[str, str] | None = None,
-    extra: pa.Schema = NOTHING,
+    extra: Iterable[pa.Field] = (),
 ) -> bytes:
     """The index of one shard as Parquet.
 
@@ -141,7 +144,7 @@ def make_index(
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
-        key = patch_key(image.image_id, level, row.row, row.col)
+        key = patch_key(image.image_id, level, row.row, row.col, row.copy)
         place = (number, offset, row.length, offset + row.image_offset, row.image_length)
         entries.append(
             (
