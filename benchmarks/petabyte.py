@@ -62,10 +62,10 @@ def encoded(value, kind) -> int:
 def receipt(plan: ShardPlan, patches: int) -> ShardResult:
     rng = np.random.default_rng(plan.number)
     pixels = rng.normal(180, 40, (4, 64, 64, 3)).clip(0, 255).astype(np.uint8)
-    counts = {region.image.image_id: (patches, patches, 0) for region in plan.regions}
+    counts = {region.image.image_id: (patches, patches, 0, 0) for region in plan.regions}
     measured = moments.to_json(moments.measure(pixels))
     facts = ("0" * 64, plan.name, patches * len(counts), 10**8, "0" * 64, 10**6, "0" * 64)
-    return ShardResult(*facts, counts, {"hospital-00": patches}, (), measured)
+    return ShardResult(*facts, counts, {"hospital-00": patches}, {}, (), measured)
 
 
 def main() -> None:

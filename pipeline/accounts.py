@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Rejected, digest
-from pipeline.plan import grid_of
+from pipeline.plan import patches_of
 from pipeline.sums import Sums
 
 _IMAGES_PER_PART = 50_000
@@ -38,6 +38,7 @@ class Accounts(NamedTuple):
     Attributes:
         images, images_rejected: images found, and those of them with a rejection of the whole or of a part.
         planned, written, filtered, rejected: patches.
+        filters: score -> patches that were left out because of it.
         reasons: reason code -> rows of ``rejected.jsonl``.
         split_images: split -> images that were planned.
     """
@@ -48,6 +49,7 @@ class Accounts(NamedTuple):
     written: int
     filtered: int
     rejected: int
+    filters: dict[str, int]
     reasons: dict[str, int]
     split_images: dict[str, int]
 
@@ -77,9 +79,9 @@ class RecordImages(beam.PTransform):
 
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
-    grid = grid_of(info, config)
+    planned = patches_of(info, config) * config.records_per_patch(info.split)
     names = ("image_id", "split", "label", "group", "height", "width")
-    return {name: getattr(info, name) for name in names} | {"planned": grid.count}
+    return {name: getattr(info, name) for name in names} | {"planned": planned}
 
 
 def _rejected_row(rejected: Rejected) -> dict:
@@ -109,34 +111,31 @@ def settle(folder: str, work: str, config: Config, totals: Mapping[str, Sums]) -
     rows = sorted(whole + [row for split in totals.values() for row in split.rejected])
     lines = [json.dumps(row._asdict()) + "\n" for row in rows]
     storage.write_bytes(storage.join(folder, "rejected.jsonl"), "".join(lines).encode())
+    filters = sum((collections.Counter(split.filtered) for split in totals.values()), collections.Counter())
     total = lambda name: pc.sum(table[name], min_count=0).as_py()
     return Accounts(
         images=table.num_rows,
         images_rejected=len({row.image_id for row in rows}),
         planned=total("planned"),
         written=total("written"),
-        filtered=0,
+        filtered=total("filtered"),
         rejected=total("rejected"),
+        filters=dict(sorted(filters.items())),
         reasons=dict(sorted(collections.Counter(row.reason for row in rows).items())),
-        split_images={
-            count["values"]: count["counts"] for count in table["split"].drop_null().value_counts().to_pylist()
-        },
+        split_images=dict(sorted(collections.Counter(table["split"].drop_null().to_pylist()).items())),
     )
 
 
 def _balance(images: pa.Table, shards: pa.Table) -> pa.Table:
     """The table of images, completed by what became of their patches in the shards, in the order of the ids."""
-    known = images.drop_columns(["written", "filtered", "rejected"])
+    outcomes = ("written", "filtered", "rejected")
+    known = images.drop_columns(outcomes)
     joined = known.join(shards, "image_id", join_type="full outer", right_suffix="_in_shards").sort_by("image_id")
     count = lambda name: pc.fill_null(joined[name], 0)
-    accounted = pc.add(count("written"), count("rejected"))
+    accounted = pc.add(pc.add(count("written"), count("filtered")), count("rejected"))
     agree = pc.and_(pc.equal(count("planned"), count("planned_in_shards")), pc.equal(count("planned"), accounted))
     if not pc.all(agree, min_count=0).as_py():
         wrong = joined.filter(pc.invert(agree)).slice(0, 1).to_pylist()[0]
-        raise RuntimeError(f"patches planned, in shards, and written or rejected differ: {wrong}")
-    columns = {name: joined[name] for name in known.column_names} | {
-        "written": count("written"),
-        "filtered": pa.array([0] * joined.num_rows, pa.int64()),
-        "rejected": count("rejected"),
-    }
+        raise RuntimeError(f"patches planned, in shards, and written, filtered or rejected differ: {wrong}")
+    columns = {name: joined[name] for name in known.column_names} | {name: count(name) for name in outcomes}
     return pa.table([columns[name] for name in IMAGES_SCHEMA.names], schema=IMAGES_SCHEMA)

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.dataset import SHARDS
 from pipeline.elements import FORMAT, PASSING, ShardPlan, index_file, receipt_file, shard_file
 from pipeline.headers import InspectImages
-from pipeline.listing import Listing, list_images, make_listing, read_listing
+from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
@@ -91,7 +91,7 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
         versions.Busy: if another build on this machine writes to the same output.
     """
     out, started = config.output.path, time.time()
-    listing = make_listing(list_images(config.input))
+    config, listing = find_images(config)
     with versions.exclusively(out):
         if published := unchanged(config, listing):
             return published
@@ -172,7 +172,10 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> No
     where = f"see {storage.join(folder, 'rejected.jsonl')}"
     reasons = ", ".join(f"{count} x {reason}" for reason, count in account.reasons.items())
     if not account.written:
-        raise TooManyRejected(f"no patch was written: {account.images} images, {reasons or 'no rejections'}; {where}")
+        left_out = f", {account.filtered} patches filtered" if account.filtered else ""
+        raise TooManyRejected(
+            f"no patch was written: {account.images} images, {reasons or 'no rejections'}{left_out}; {where}"
+        )
     if account.images_rejected > account.allowed(config):
         raise TooManyRejected(
             f"{account.images_rejected} of {account.images} images have rejections ({reasons}), and max_rejected: "

@@ -1,4 +1,4 @@
-"""The command line: build, plan, status, inspect, verify, doctor.
+"""The command line: build, plan, status, inspect, verify, stitch, doctor.
 
 Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
 configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
@@ -139,6 +139,37 @@ def status(output: str) -> None:
 
 
 @main.command()
+@click.argument("dataset")
+@_takes_version
+@click.option("--image", "image_id", metavar="ID", required=True, help="Identity of the image, see images.parquet.")
+@click.option("--predictions", metavar="FOLDER", help="NAME.npy with NAME.keys; the patches themselves if not given.")
+@click.option(
+    "--blend",
+    type=click.Choice(["average", "hann", "gaussian", "crop"]),
+    default="average",
+    show_default=True,
+    help="What happens where patches overlap.",
+)
+@click.option("--labels", is_flag=True, help="The values are classes: nothing is averaged.")
+@click.option("--fill", type=float, default=0, show_default=True, help="Value of pixels that lie in no patch.")
+@click.option("--output", metavar="FILE", required=True, help="The TIFF to write.")
+def stitch(dataset: str, version: str | None, image_id: str, output: str, **how: Any) -> None:
+    """Put an image of DATASET together, from its patches or from predictions, as a tiled pyramidal TIFF."""
+    from pipeline.dataset import open_dataset
+    from pipeline.quiet import import_tensorflow
+
+    found = open_dataset(dataset, version)
+    import_tensorflow()
+    from pipeline.stitching import stitch_image
+
+    stitched = stitch_image(found, image_id, output, **how)
+    height, width, channels = stitched.shape
+    print(f"{output}: {height} x {width} x {channels} pixels from {stitched.patches:,} patches")
+    if stitched.missing:
+        print(f"missing   {stitched.missing:,} patches; pixels that lie in no other are {how['fill']:g}")
+
+
+@main.command()
 @click.argument("config", required=False)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for build.")
 def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
@@ -180,6 +211,9 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     for split, facts in manifest["splits"].items():
         size = f"{facts['shards']} shards, {facts['bytes'] / 1e6:,.1f} MB"
         print(f"{split:<9} {facts['patches']:,} patches of {facts['images']:,} images, {size}")
+    if account["filters"]:
+        filters = ", ".join(f"{count:,} by {name}" for name, count in account["filters"].items())
+        print(f"filtered  {account['filtered']:,} of {account['planned']:,} patches: {filters}")
     if account["reasons"]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
+
+from transforms.grid import Edge, PadMode
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -38,6 +42,38 @@ def _pair(value: Any) -> tuple[int, int]:
     if len(pair) != 2 or not all(type(v) is int and v >= 1 for v in pair):
         raise ValueError("use a whole number of pixels from 1 up, or two as [rows, columns]")
     return pair
+
+
+def _offsets(value: Any) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(pair) != 2 or not all(type(v) is int for v in pair):
+        raise ValueError("use a whole number of pixels, or two as [rows, columns]")
+    return pair
+
+
+def _range(value: Any) -> Any:
+    numbers = isinstance(value, (list, tuple)) and all(type(one) in (int, float) for one in value)
+    if not numbers or len(value) != 2 or not value[0] < value[1]:
+        raise ValueError("use the lowest and the highest value as [low, high]")
+    return value
+
+
+def _threshold(value: Any) -> int | str:
+    if value != "otsu" and not (type(value) is int and 0 <= value <= 254):
+        raise ValueError("use otsu or a whole number 0..254")
+    return value
+
+
+def _names(*allowed: str) -> BeforeValidator:
+    """One of the names for both axes, or one for each."""
+
+    def pair(value: Any) -> tuple[str, str]:
+        pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+        if len(pair) != 2 or not all(name in allowed for name in pair):
+            raise ValueError(f"use {', '.join(allowed[:-1])} or {allowed[-1]}, or two of them as [rows, columns]")
+        return pair
+
+    return BeforeValidator(pair)
 
 
 def _bytes(value: Any) -> int:
@@ -67,8 +103,49 @@ Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 
 
+# What is written in a configuration is kept in the dataset and shown in messages.
+_CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
+
+
+def _location(value: str) -> str:
+    """A path or URI without secrets."""
+    if secret := secret_in(value):
+        raise PydanticCustomError("secret", f"holds {secret}; {_CREDENTIALS}")
+    return value
+
+
+def secret_in(uri: str) -> str | None:
+    """What of a URI may be a secret, in words; None if there is nothing.
+
+    >>> secret_in("s3://key:word@bucket/a.tif"), secret_in("gs://bucket/a?.tif")
+    ('a name or password before the @', None)
+    """
+    _, separator, rest = uri.partition("://")
+    if separator and "@" in rest.partition("/")[0]:
+        return "a name or password before the @"
+    if separator and re.search(r"\?[^/]*=", rest):
+        return "a query after the ?"
+    return None
+
+
+Location = Annotated[str, AfterValidator(_location)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# The columns of a manifest that patchbeam itself uses; all others are carried into the records.
+OWN_COLUMNS = ("uri", "label", "group", "split", "mask", "points", "regions")
+
+
+def column_problem(name: str) -> str | None:
+    """Why this cannot be a further column of a manifest; None if it can."""
+    if name in OWN_COLUMNS:
+        return f"{name!r} is a column of patchbeam's own, which is carried anyway"
+    if not name.strip() or "/" in name or not name.isprintable():
+        return f"{name!r} is no name of a column; it needs printable characters without /"
+    return None
 
 
 class Regex(_Section):
@@ -97,13 +174,14 @@ class Constant(_Section):
 class Input(_Section):
     """Which images, and what they have to be."""
 
-    images: Annotated[
-        tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v), Field(min_length=1)
-    ]
-    root: str | None = None
+    images: Annotated[tuple[Location, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
+    manifest: Location | None = None
+    columns: dict[str, Literal["integer", "number", "text"]] | None = None
+    root: Location | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
         | Annotated[Regex, Tag("<regex>")]
@@ -115,6 +193,20 @@ class Input(_Section):
         Discriminator(_name_source),
     ] = "image"
 
+    @model_validator(mode="after")
+    def _names_images(self) -> Input:
+        if not self.images and self.manifest is None:
+            raise PydanticCustomError("missing_images", "is missing; give patterns of files, or input.manifest a table")
+        return self
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_further_ones(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name in value or {}:
+            if problem := column_problem(name):
+                raise ValueError(problem)
+        return value
+
     @field_validator("label", "group", mode="before")
     @classmethod
     def _has_one_key(cls, value: Any, field: ValidationInfo) -> Any:
@@ -124,25 +216,93 @@ class Input(_Section):
         return value
 
 
+class Bounds(_Section):
+    """What a score has to be, both ends included."""
+
+    min: Number | None = None
+    max: Number | None = None
+
+    @model_validator(mode="after")
+    def _is_a_bound(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("use min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+class Quality(_Section):
+    """Scores of every patch, see ``transforms/quality.py``, and which patches are kept."""
+
+    keep: dict[Literal["tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata"], Bounds] = {}
+    duplicates: Annotated[Integer, Field(ge=0, le=63)] | None = None
+    tissue_threshold: Annotated[int | Literal["otsu"], BeforeValidator(_threshold)] = "otsu"
+    nodata: Number | None = None
+
+
+class Crops(_Section):
+    """Random crops in place of a grid."""
+
+    per_image: Annotated[Integer, Field(ge=1)] | None = None
+    per_megapixel: Annotated[Number, Field(gt=0)] | None = None
+    tries: Annotated[Integer, Field(ge=1, le=1000)] = 1
+
+    @model_validator(mode="after")
+    def _has_one_number(self) -> Crops:
+        if (self.per_image is None) == (self.per_megapixel is None):
+            raise ValueError("use one of per_image and per_megapixel")
+        return self
+
+
+class Augment(_Section):
+    """Changed copies of the patches of the training split; the ranges are those of ``transforms.augment.Ranges``."""
+
+    copies: Annotated[Integer, Field(ge=1)] = 1
+    original: bool = True
+    flip: bool = False
+    quarter_turns: bool = False
+    rotation: Annotated[Number, Field(ge=0, le=180)] = 0
+    blur: Annotated[Number, Field(ge=0, le=20)] = 0
+    stain: Annotated[Number, Field(ge=0, lt=1)] = 0
+    brightness: Annotated[Number, Field(ge=0, le=1)] = 0
+    contrast: Annotated[Number, Field(ge=0, le=1)] = 0
+    saturation: Annotated[Number, Field(ge=0, le=1)] = 0
+    hue: Annotated[Number, Field(ge=0, le=180)] = 0
+    noise: Annotated[Number, Field(ge=0, le=1)] = 0
+
+    def ranges(self) -> dict[str, Any]:
+        """Keyword arguments of ``transforms.augment.Ranges``."""
+        return self.model_dump(exclude={"copies", "original"})
+
+
 class Patch(_Section):
-    """How an image is cut."""
+    """How an image is cut; pairs are for rows and columns."""
 
     size: Pair = (256, 256)
     stride: Pair | None = None
-    edge: Literal["drop", "pad", "shift"] = "pad"
-    pad_mode: Literal["reflect", "symmetric", "edge", "constant"] = "reflect"
+    dilation: Pair = (1, 1)
+    origin: Annotated[tuple[int, int], BeforeValidator(_offsets)] = (0, 0)
+    edge: Annotated[tuple[Edge, Edge], _names(*get_args(Edge))] = ("pad", "pad")
+    pad_mode: Annotated[tuple[PadMode, PadMode], _names(*get_args(PadMode))] = ("reflect", "reflect")
     pad_value: Number = 0
+    crops: Crops | None = None
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Pixels of the image from the first to the last of a patch."""
+        rows, cols = ((size - 1) * dilation + 1 for size, dilation in zip(self.size, self.dilation))
+        return rows, cols
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The stride, or the size where none is given: patches side by side."""
-        return self.stride or self.size
+        """The stride, or the span where none is given: patches side by side."""
+        return self.stride or self.span
 
 
 class Output(_Section):
     """Where the dataset goes, and its form."""
 
-    path: str
+    path: Location
     encoding: Literal["png", "jpeg", "raw"] = "png"
     quality: Annotated[Integer, Field(ge=1, le=100)] = 95
     shard_size: ByteSize = 256 * 10**6
@@ -165,11 +325,21 @@ class Config(_Section):
     input: Input
     output: Output
     patch: Patch = Patch()
+    quality: Quality | None = None
+    augment: Augment | None = None
     splits: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {"train": 1.0}
     seed: Integer = 0
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
     workers: Workers = Workers()
     beam: dict[str, Annotated[Any, BeforeValidator(_beam_value)]] = {}
+
+    @field_validator("beam")
+    @classmethod
+    def _beam_holds_no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if re.search("secret|token|password|access_key|connection_string", name):
+                raise PydanticCustomError("secret", f"{name} is a secret; {_CREDENTIALS}")
+        return value
 
     @field_validator("splits")
     @classmethod
@@ -188,10 +358,61 @@ class Config(_Section):
             raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
         if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
             raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
+        if self.quality and dtype == "float32" and not self.input.range:
+            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
+        if self.quality and "tissue" in self.quality.keep and channels != 3:
+            raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
+        if self.patch.crops and self.patch.crops.tries > 1 and not (self.quality and self.quality.keep):
+            raise ValueError("patch.crops.tries: nothing is drawn again without quality.keep, which says what is good")
+        if self.augment:
+            self._check_augment(self.augment)
         limit = {"uint8": 255, "uint16": 65535}.get(dtype)
+        if self.input.range and limit and not 0 <= self.input.range[0] < self.input.range[1] <= limit:
+            raise ValueError(f"input.range: {list(self.input.range)} is no part of 0..{limit}, the values of {dtype}")
+        if self.input.range and dtype == "uint8" and self.input.range != (0, 255):
+            raise ValueError("input.range: of uint8 it is [0, 255]")
         if limit and not (self.patch.pad_value == int(self.patch.pad_value) and 0 <= self.patch.pad_value <= limit):
             raise ValueError(f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{limit}")
+        for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
+            if origin < 0 and edge != "pad":
+                raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
+            if origin <= -span:
+                raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
         return self
+
+    def _check_augment(self, augment: Augment) -> None:
+        channels, dtype, size = self.input.channels, self.input.dtype, self.patch.size
+        asked = {name for name, value in augment.ranges().items() if value}
+        if not asked:
+            raise ValueError(f"augment: changes nothing; set one of {', '.join(augment.ranges())}")
+        if augment.quarter_turns and size[0] != size[1]:
+            raise ValueError(f"augment.quarter_turns: needs square patches, not {size[0]} x {size[1]}; use flip")
+        if augment.stain and (channels, dtype) != (3, "uint8"):
+            raise ValueError(f"augment.stain: is defined for 3 channels of uint8, not {channels} of {dtype}")
+        for name in ("saturation", "hue"):
+            if name in asked and channels != 3:
+                raise ValueError(f"augment.{name}: needs the colours of 3 channels, not {channels}")
+        tones = sorted(asked & {"brightness", "contrast", "saturation", "hue", "noise"})
+        if tones and dtype == "float32" and not self.input.range:
+            raise ValueError(
+                f"augment.{tones[0]}: float32 has no lowest and highest value; set input.range: [low, high]"
+            )
+
+    def records_per_patch(self, split: str) -> int:
+        """Records that are made of each patch of a split: augmented copies are for training only."""
+        if not self.augment or split != self.training_split:
+            return 1
+        return self.augment.copies + self.augment.original
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether a place in an image may have several records, which then say how they differ."""
+        return bool(self.augment or self.patch.crops)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel: as given, or those of the dtype; of float32 it has to be given."""
+        return self.input.range or {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.input.dtype, (0, 1))
 
     @property
     def training_split(self) -> str:
@@ -205,7 +426,11 @@ class Config(_Section):
         which images there are enters a build through their identities.
         """
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
-        del values["input"]["images"], values["input"]["root"], values["output"]["path"]
+        for name in ("images", "manifest", "root"):
+            del values["input"][name]
+        if not values["input"]["columns"]:
+            del values["input"]["columns"]
+        del values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -291,6 +516,10 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
     if error["type"] == "missing":
         return f"{key}: is missing; set it in the file or on the command line"
+    if error["type"] == "secret":  # not to be shown again
+        return f"{key}: {error['msg']}"
+    if error["type"] == "missing_images":
+        return f"{key}.images: {error['msg']}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and not location:
         return message
@@ -301,5 +530,6 @@ def _keys(location: list[str]) -> list[str]:
     model: Any = Config
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
+        options = get_args(field.annotation) if field else ()  # of "Section | None"
+        model = next((one for one in options if hasattr(one, "model_fields")), field and field.annotation)
     return list(getattr(model, "model_fields", {"regex": 0, "constant": 0}))

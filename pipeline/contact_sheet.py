@@ -14,7 +14,6 @@ from PIL import Image
 from pipeline import storage
 from pipeline.dataset import Dataset
 from pipeline.elements import digest, index_file, shard_file
-from transforms.encoding import decode_patch
 
 _COLUMNS, _ROWS, _CELL, _GAP = 8, 6, 128, 4
 
@@ -32,7 +31,7 @@ def contact_sheet(dataset: Dataset, split: str) -> bytes | None:
     height, width = _GAP + -(-len(rows) // columns) * (_CELL + _GAP), _GAP + columns * (_CELL + _GAP)
     sheet = Image.new("RGB", (width, height), "white")
     for number, row in enumerate(rows):
-        patch = Image.fromarray(_visible(_read(dataset, row), dataset, split))
+        patch = Image.fromarray(_visible(dataset.patch(row), dataset, split))
         patch.thumbnail((_CELL, _CELL))
         down, across = divmod(number, columns)
         sheet.paste(patch, (_GAP + across * (_CELL + _GAP), _GAP + down * (_CELL + _GAP)))
@@ -55,15 +54,6 @@ def _index_rows(dataset: Dataset, shard: str, count: int) -> Iterator[dict[str, 
     digests = np.array([digest("sheet", key) for key in table["key"].to_pylist()], np.uint64)
     for place in np.argsort(digests)[:count]:
         yield table.slice(int(place), 1).to_pylist()[0] | {"digest": int(digests[place]), "shard": shard_file(shard)}
-
-
-def _read(dataset: Dataset, row: dict[str, Any]) -> np.ndarray:
-    config = dataset.manifest["config"]
-    with storage.open_read(storage.join(dataset.folder, row["shard"])) as file:
-        file.seek(row["image_offset"])
-        data = file.read(row["image_length"])
-    shape = (*config["patch"]["size"], config["input"]["channels"])
-    return decode_patch(data, config["output"]["encoding"], shape, config["input"]["dtype"])
 
 
 def _visible(patch: np.ndarray, dataset: Dataset, split: str) -> np.ndarray:

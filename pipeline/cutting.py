@@ -1,27 +1,37 @@
-"""From a window of an image to encoded patches: read, cut, encode, measure. Knows nothing of shards and Beam."""
+"""From a window of an image to encoded patches: read, cut, score, filter, encode, measure.
+
+Knows nothing of shards and Beam.
+"""
 
 from __future__ import annotations
 
+import collections
 import functools
+import json
 import threading
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Augment, Config
 from pipeline.device import device
-from pipeline.elements import ImageInfo, Rejected, Unreadable, digest
-from pipeline.parallel import Clock
+from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
+from pipeline.overview import sample_pixels
+from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
 from pipeline.readers import Reader, open_image
 from pipeline.records import Row
-from transforms import moments
+from transforms import moments, quality
+from transforms.augment import Augmenter, Change, Ranges, draw
+from transforms.crops import crop_start
 from transforms.encoding import encode_patch
 from transforms.example import PatchRecord, to_example
-from transforms.grid import Box, Cells
-from transforms.patches import WindowPlan, cut, make_cutter, plan_window
+from transforms.grid import Cells, Grid
+from transforms.patches import cut, make_cutter, plan_window
 
 _cutter = functools.cache(make_cutter)  # one traced function for a process, not for a shard
+_make_augmenter = functools.cache(Augmenter)
 
 
 class Patches(NamedTuple):
@@ -32,12 +42,44 @@ class Patches(NamedTuple):
         payloads: their serialized Examples.
         moments: of their pixels; None without patches.
         rejected: the parts that could not be read.
+        filtered: score -> patches that were left out because of it.
     """
 
     rows: list[Row]
     payloads: list[bytes]
     moments: moments.Moments | None
     rejected: list[Rejected]
+    filtered: collections.Counter[str]
+
+
+class Turn(NamedTuple):
+    """The place of a window among those of its region, which is the order in which duplicates are looked for."""
+
+    turns: Turns
+    number: int
+    seen: quality.Duplicates
+
+    def done(self) -> None:
+        """Lets the next window look; to be called in any case."""
+        self.turns.passed(self.number)
+
+
+class _Cut(NamedTuple):
+    """Patches of a window.
+
+    Attributes:
+        starts: ``[N, 2]``: first row and column in the image.
+        numbers: ``[N]``: of random crops in their image, else 0.
+        patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs.
+        scores: once they are known.
+        verdicts: None for a patch that is kept, else the name of what filters it.
+    """
+
+    starts: np.ndarray
+    numbers: np.ndarray
+    patches: np.ndarray
+    scores: quality.Scores | None = None
+    verdicts: Sequence[str | None] = ()
 
 
 class OpenImage:
@@ -45,83 +87,244 @@ class OpenImage:
 
     def __init__(self, info: ImageInfo, config: Config, windows: int, clock: Clock):
         self.info, self._clock = info, clock
-        self._config, self._left = config.input, windows
-        self._lock = threading.Lock()
-        self._reader: Reader | Unreadable | None = None
+        self._config, self._left = config, windows
+        self._lock = threading.RLock()
+        self._opened: Reader | Unreadable | None = None
+        self._tissue: int | Unreadable | None = None
 
-    def read(self, box: Box) -> np.ndarray:
-        """See :class:`pipeline.readers.Reader`; an image that does not open raises the same error every time."""
+    def reader(self) -> Reader:
+        """The open image; one that does not open raises the same error every time."""
         with self._lock:
-            if self._reader is None:
-                self._reader = self._open()
-        if isinstance(self._reader, Unreadable):
-            raise self._reader
-        return self._reader.read(box)
+            if self._opened is None:
+                self._opened = self._open()
+        if isinstance(self._opened, Unreadable):
+            raise self._opened
+        return self._opened
 
     def _open(self) -> Reader | Unreadable:
+        wanted = self._config.input
         try:
-            reader = open_image(self.info.uri, self._config.level)
+            reader = open_image(self.info.uri, wanted.level)
         except Unreadable as error:
             return error
-        planned = (self.info.height, self.info.width, self._config.channels, self._config.dtype)
+        planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
         if reader.layout[:4] == planned:
             return reader
         reader.close()
         return Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
 
+    def tissue_threshold(self) -> int:
+        """The saturation above which a pixel is tissue: as configured, or Otsu's for some pixels of the whole image.
+
+        Raises:
+            Unreadable: if none of those can be read; the same error every time.
+        """
+        wanted = self._config.quality.tissue_threshold if self._config.quality else 0
+        if wanted != "otsu" or self._config.input.channels != 3:
+            return 0 if wanted == "otsu" else wanted
+        with self._lock:
+            if self._tissue is None:
+                try:
+                    pixels = sample_pixels(self.reader(), self.info.uri, self._config.input.level)
+                    self._tissue = quality.otsu(quality.saturation(pixels, self._config.value_range))
+                except Unreadable as error:
+                    self._tissue = error
+        if isinstance(self._tissue, Unreadable):
+            raise self._tissue
+        return self._tissue
+
     def window_done(self) -> None:
         """To be called once for every window."""
         with self._lock:
             self._left -= 1
-            if not self._left and self._reader and not isinstance(self._reader, Unreadable):
-                self._clock.count("bytes_read", self._reader.file.bytes_read)
-                self._reader.close()
+            if not self._left and self._opened and not isinstance(self._opened, Unreadable):
+                self._clock.count("bytes_read", self._opened.file.bytes_read)
+                self._opened.close()
 
 
-def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Patches:
-    """Reads the window of the patches ``cells`` and makes records of them.
+def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, turn: Turn | None = None) -> Patches:
+    """Reads the window of the patches ``cells`` and makes records of those that are kept.
 
     Where a part of the window does not decode, only the patches that need this part are rejected.
+
+    Args:
+        image: where the window lies.
+        cells: patches of its grid.
+        config: the build.
+        clock: counts the time.
+        turn: when to look for duplicates among the patches that were kept before; None for never.
     """
-    plan = plan_window(grid_of(image.info, config), cells, config.patch.pad_mode)
+    parts = list((_draw_crops if config.patch.crops else _cut_cells)(image, cells, config, clock))
+    cuts = [part for part in parts if isinstance(part, _Cut)]
+    if turn:
+        cuts = _without_duplicates(cuts, turn)
+    found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
+    for part in cuts:
+        found = _add(found, part, image.info, config, clock)
+    return found
+
+
+def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+    """The patches in one piece or, where a part of their window does not decode, in several."""
+    cut = _cut_window(image, grid_of(image.info, config), cells, config, clock)
+    if isinstance(cut, Rejected) and cut.reason == "corrupt_data" and not image.info.is_whole and cells.count > 1:
+        for half in cells.halves():
+            yield from _cut_cells(image, half, config, clock)
+    else:
+        yield cut if isinstance(cut, Rejected) else _score(cut, image, config, clock)
+
+
+def _draw_crops(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+    """The crops of these numbers: each the first of its tries that is kept, or the last one."""
+    patch, shape = config.patch, (image.info.height, image.info.width)
+    tries = patch.crops.tries if patch.crops else 1
+    for number in range(cells.row_from, cells.row_to):
+        for attempt in range(tries):
+            random = digest(config.seed, "crop", image.info.image_id, config.input.level, number, attempt)
+            row, col = crop_start(random, shape, patch.span)
+            grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
+            cut = _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
+            if isinstance(cut, Rejected):
+                yield cut
+                break
+            scored = _score(cut._replace(numbers=np.array([number])), image, config, clock)
+            if not any(scored.verdicts) or attempt == tries - 1:
+                clock.count("crops_redrawn", attempt)
+                yield scored
+                break
+
+
+def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, clock: Clock) -> _Cut | Rejected:
+    margin = _margin(image.info, config)
+    plan = plan_window(grid, cells, config.patch.pad_mode, margin)
     try:
         with clock("read"):
-            window = image.read(plan.source)
+            image.tissue_threshold()
+            window = image.reader().read(plan.source)
     except Unreadable as error:
-        return _without_bad_parts(image, cells, config, clock, plan, error)
+        message = error.message.replace(image.info.uri, image.info.image_id)
+        where = (image.info.image_id, config.input.level, *plan.source)
+        records = cells.count * config.records_per_patch(image.info.split)
+        return Rejected("read", error.reason, message, *where, patches=records)
     with device(config.workers).slot(), clock("cut"):
-        cutter = _cutter(config.patch.size, config.input.channels, config.input.dtype, config.patch.pad_value)
+        cutter = _cutter(
+            (config.patch.size[0] + 2 * margin, config.patch.size[1] + 2 * margin),
+            config.input.channels,
+            config.input.dtype,
+            config.patch.pad_value,
+            dilation=config.patch.dilation,
+        )
         patches = cut(cutter, window, plan)
-    with clock("encode"):
-        records = [
-            _encode(image.info, row, col, patch, config) for (row, col), patch in zip(plan.starts.tolist(), patches)
-        ]
-    with clock("measure"):
-        measured = moments.measure(patches)
-    return Patches([row for row, _ in records], [payload for _, payload in records], measured, [])
+    return _Cut(plan.starts, np.zeros(len(patches), int), patches)
 
 
-def _without_bad_parts(
-    image: OpenImage, cells: Cells, config: Config, clock: Clock, plan: WindowPlan, error: Unreadable
-) -> Patches:
-    if error.reason == "corrupt_data" and not image.info.is_whole and cells.count > 1:
-        first, second = (cut_window(image, half, config, clock) for half in cells.halves())
-        measured = [part.moments for part in (first, second) if part.moments]
-        if measured:
-            return Patches(
-                first.rows + second.rows,
-                first.payloads + second.payloads,
-                functools.reduce(moments.merge, measured),
-                first.rejected + second.rejected,
+def _augmented(info: ImageInfo, config: Config) -> bool:
+    return bool(config.augment) and info.split == config.training_split
+
+
+def _margin(info: ImageInfo, config: Config) -> int:
+    return _augmenter(config).margin if _augmented(info, config) else 0
+
+
+def _augmenter(config: Config) -> Augmenter:
+    ranges = Ranges(**(config.augment or Augment()).ranges())
+    return _make_augmenter(ranges, config.patch.size, config.input.channels, config.input.dtype, config.value_range)
+
+
+def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
+    """The patches without their surroundings."""
+    height, width = config.patch.size
+    row, col = (patches.shape[1] - height) // 2, (patches.shape[2] - width) // 2
+    return patches[:, row : row + height, col : col + width]
+
+
+def _score(cut: _Cut, image: OpenImage, config: Config, clock: Clock) -> _Cut:
+    if not (wanted := config.quality):
+        return cut
+    with clock("score"):
+        patches = _inner(cut.patches, config)
+        scores = quality.score(patches, config.value_range, wanted.nodata, image.tissue_threshold())
+    verdicts: list[str | None] = [None] * len(cut.starts)
+    for name in reversed([name for name in quality.NAMES if name in wanted.keep]):  # the first one that fails is named
+        bounds = wanted.keep[name]
+        low = -np.inf if bounds.min is None else bounds.min
+        high = np.inf if bounds.max is None else bounds.max
+        values = getattr(scores, name)
+        for index in np.flatnonzero(~((low <= values) & (values <= high))):
+            verdicts[index] = name
+    return cut._replace(scores=scores, verdicts=verdicts)
+
+
+def _without_duplicates(cuts: list[_Cut], turn: Turn) -> list[_Cut]:
+    turn.turns.wait(turn.number)
+    try:
+        return [
+            cut._replace(
+                verdicts=[
+                    verdict or (None if turn.seen.add(fingerprint) else "duplicates")
+                    for verdict, fingerprint in zip(cut.verdicts, cut.scores.fingerprint)
+                ]
             )
-    image_id, level = image.info.image_id, config.input.level
-    message = error.message.replace(image.info.uri, image_id)
-    rejected = Rejected("read", error.reason, message, image_id, level, *plan.source, patches=cells.count)
-    return Patches([], [], None, [rejected])
+            for cut in cuts
+            if cut.scores
+        ]
+    finally:
+        turn.done()
 
 
-def _encode(info: ImageInfo, row: int, col: int, patch: np.ndarray, config: Config) -> tuple[Row, bytes]:
-    level = config.input.level
+def _add(found: Patches, cut: _Cut, info: ImageInfo, config: Config, clock: Clock) -> Patches:
+    """With the records of the patches that are kept."""
+    records_per_patch = config.records_per_patch(info.split)
+    filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
+    filtered = collections.Counter({name: count * records_per_patch for name, count in filtered.items()})
+    kept = np.array([verdict is None for verdict in cut.verdicts] or [True] * len(cut.starts))
+    if not kept.any():
+        return found._replace(filtered=found.filtered + filtered)
+    if not kept.all():
+        scores = cut.scores.take(kept) if cut.scores else None
+        cut = _Cut(cut.starts[kept], cut.numbers[kept], cut.patches[kept], scores)
+    rows, payloads, measured = list(found.rows), list(found.payloads), found.moments
+    for copy, patches, changes in _copies(cut, info, config, clock):
+        with clock("encode"):
+            for place, patch in enumerate(patches):
+                number = int(cut.numbers[place]) * records_per_patch + copy
+                extra = tuple(column[place].item() for column in cut.scores) if cut.scores else ()
+                done = json.dumps(changes[place].done()) if changes else "{}"
+                row, payload = _encode(info, cut.starts[place].tolist(), number, patch, extra, done, config)
+                rows.append(row)
+                payloads.append(payload)
+        with clock("measure"):
+            more = moments.measure(patches)
+            measured = moments.merge(measured, more) if measured else more
+    return Patches(rows, payloads, measured, found.rejected, found.filtered + filtered)
+
+
+def _copies(cut: _Cut, info: ImageInfo, config: Config, clock: Clock) -> Iterator[tuple[int, np.ndarray, list[Change]]]:
+    """(number of the copy, patches ``[N, H, W, C]``, what was done to each of them); of the original nothing was."""
+    if not config.augment or not _augmented(info, config):
+        yield 0, cut.patches, []
+        return
+    if config.augment.original:
+        yield 0, np.ascontiguousarray(_inner(cut.patches, config)), []
+    augmenter = _augmenter(config)
+    for copy in range(config.augment.original, config.records_per_patch(info.split)):
+        places = zip(cut.numbers.tolist(), cut.starts.tolist())
+        identities = [(info.image_id, config.input.level, *start, number, copy) for number, start in places]
+        changes = [draw(augmenter.ranges, functools.partial(_uniform, config.seed, i)) for i in identities]
+        with device(config.workers).slot(), clock("augment"):
+            patches = augmenter(cut.patches, changes)
+        yield copy, patches, changes
+
+
+def _uniform(seed: int, identity: tuple, name: str) -> float:
+    """A number 0..1 that decides one thing about one copy of a patch."""
+    return digest(seed, "augment", *identity, name) / 2**64
+
+
+def _encode(
+    info: ImageInfo, start: list[int], copy: int, patch: np.ndarray, extra: tuple, done: str, config: Config
+) -> tuple[Row, bytes]:
+    level, (row, col) = config.input.level, start
     data = encode_patch(patch, config.output.encoding, config.output.quality)
     payload = to_example(
         PatchRecord(
@@ -134,8 +337,13 @@ def _encode(info: ImageInfo, row: int, col: int, patch: np.ndarray, config: Conf
             col=col,
             label=info.label,
             group=info.group,
+            meta=tuple(meta_of(info).items()),
+            copy=copy,
+            augmentation=done if config.has_copies else None,
         )
     )
     shuffled = config.output.order == "shuffled"
-    order = digest(config.seed, "order", info.image_id, level, row, col) if shuffled else 0
-    return Row(order, info, row, col, len(payload), payload.index(data), len(data)), payload
+    identity = (info.image_id, level, row, col, copy) if copy else (info.image_id, level, row, col)
+    order = digest(config.seed, "order", *identity) if shuffled else 0
+    extra = (*extra, copy, done) if config.has_copies else extra
+    return Row(order, info, row, col, copy, len(payload), payload.index(data), len(data), extra=extra), payload

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import storage, versions
 from pipeline.config import ConfigError
 from pipeline.elements import FORMAT, shard_file
+from transforms.encoding import decode_patch
 
 SHARDS = "shards.parquet"
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import tensorflow as tf
 
@@ -51,6 +53,15 @@ class Dataset(NamedTuple):
             )
         table = self.shard_table()
         return [name for name, of in zip(table["shard"].to_pylist(), table["split"].to_pylist()) if of == split]
+
+    def patch(self, row: dict[str, Any]) -> np.ndarray:
+        """The patch ``[H, W, C]`` behind a row of the index: its ``shard``, ``image_offset`` and ``image_length``."""
+        config = self.manifest["config"]
+        with storage.open_read(storage.join(self.folder, row["shard"])) as file:
+            file.seek(row["image_offset"])
+            data = file.read(row["image_length"])
+        shape = (*config["patch"]["size"], config["input"]["channels"])
+        return decode_patch(data, config["output"]["encoding"], shape, config["input"]["dtype"])
 
 
 def open_dataset(path: str, version: str | None = None) -> Dataset:
@@ -95,11 +106,15 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     Returns:
         Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
         ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
+        With augmented copies or random crops also ``copy`` (int64) and ``augmentation`` (a string of JSON).
+        With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string).
 
     Raises:
         ConfigError: if there is no such dataset or split.
     """
     import tensorflow as tf
+
+    from transforms.example import META
 
     found = open_dataset(dataset, version)
     config = found.manifest["config"]
@@ -109,10 +124,20 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "dtype", "key", "image_id", "label", "group")
     }
     numbers = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("level", "row", "col")}
+
+    kinds = {"integer": tf.int64, "number": tf.float32, "text": tf.string}
+    columns = config["input"].get("columns") or {}
+    if config.get("augment") or config["patch"].get("crops"):
+        text["augmentation"] = tf.io.FixedLenFeature([], tf.string)
+        numbers["copy"] = tf.io.FixedLenFeature([], tf.int64)
+    further = {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
+
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
 
     def parse(data):
-        example = tf.io.parse_single_example(data, features)
+        example = tf.io.parse_single_example(data, features | further)
+        if further:
+            example["meta"] = {name: example.pop(META + name) for name in columns}
         return example | {"image": decode(example["image"])}
 
     files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]

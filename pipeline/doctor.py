@@ -39,7 +39,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     if config and str(config.beam.get("runner", "")).lower() == "flinkrunner":
         yield _flink(config.beam)
     if config:
-        yield _access("input", lambda: next(list_images(config.input)).uri, "reads the first image,")
+        yield _access("input", lambda: next(list_images(config.input, config.splits)).uri, "reads the first image,")
         output = _access("output", lambda: _write_and_delete(config.output.path), "writes and deletes a file in")
         yield output
         if output.status == "ok" and storage.is_local(config.output.path):

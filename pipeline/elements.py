@@ -6,6 +6,7 @@ All elements are small immutable values; pixels are never among them.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, Literal, NamedTuple
 
 from transforms.grid import Box
@@ -48,12 +49,22 @@ class ImageRef(NamedTuple):
     Attributes:
         image_id: path below the root of the input, with ``/``; the identity of the image on every machine.
         uri: where it is.
-        fingerprint: changes when the file is replaced (size and time of modification).
+        fingerprint: changes when the file, its mask or its annotations are replaced (size and time of modification).
+        label, group, split: as a manifest gives them; empty where the rules of the configuration decide.
+        mask, points, regions: where these belonging to the image are, the latter two also as JSON; may be empty.
+        meta: the further columns of a manifest as a JSON object; empty where there are none.
     """
 
     image_id: str
     uri: str
     fingerprint: str
+    label: str = ""
+    group: str = ""
+    split: str = ""
+    mask: str = ""
+    points: str = ""
+    regions: str = ""
+    meta: str = ""
 
 
 class ImageInfo(NamedTuple):
@@ -62,6 +73,7 @@ class ImageInfo(NamedTuple):
     Attributes:
         block_height, block_width: pixels that decode together, the whole image where it has no random access.
         split, label, group: names; ``label`` may be empty.
+        mask, points, regions, meta: as in :class:`ImageRef`.
     """
 
     image_id: str
@@ -74,6 +86,16 @@ class ImageInfo(NamedTuple):
     split: str
     label: str
     group: str
+    mask: str = ""
+    points: str = ""
+    regions: str = ""
+    meta: str = ""
+
+    @property
+    def placeless(self) -> ImageInfo:
+        """The same without what says where the files lie; their fingerprints stand for them."""
+        points, regions = (text if is_json(text) else "" for text in (self.points, self.regions))
+        return self._replace(uri="", mask="", points=points, regions=regions)
 
     @property
     def is_whole(self) -> bool:
@@ -114,7 +136,7 @@ class ShardPlan(NamedTuple):
 
     def digest(self, content_digest: str) -> str:
         """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out."""
-        regions = [(*r.image._replace(uri=""), *r.area) for r in self.regions]
+        regions = [(*r.image.placeless, *r.area) for r in self.regions]
         return hashlib.sha256(repr((FORMAT, content_digest, self[:3], regions)).encode()).hexdigest()
 
 
@@ -147,8 +169,9 @@ class ShardResult(NamedTuple):
         shard: its name, ``train-00000-of-00004``.
         records, bytes, sha256: of the TFRecord file.
         index_bytes, index_sha256: of its part of the index.
-        images: image id -> patches planned, written, rejected here.
+        images: image id -> patches planned, written, filtered, rejected here.
         labels: label -> patches.
+        filtered: score -> patches that were left out because of it.
         rejected: what could not be read.
         moments: of the pixels written, see ``transforms.moments.to_json``.
     """
@@ -160,8 +183,9 @@ class ShardResult(NamedTuple):
     sha256: str
     index_bytes: int
     index_sha256: str
-    images: dict[str, tuple[int, int, int]]
+    images: dict[str, tuple[int, int, int, int]]
     labels: dict[str, int]
+    filtered: dict[str, int]
     rejected: tuple[Rejected, ...]
     moments: dict[str, str]
 
@@ -187,6 +211,20 @@ def digest(*parts: Any) -> int:
     True
     """
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
+
+
+def is_json(annotation: str) -> bool:
+    """Whether points or regions are written out, and not the path of a file.
+
+    >>> is_json("[[3, 4]]"), is_json("points/a.csv")
+    (True, False)
+    """
+    return annotation.startswith(("[", "{"))
+
+
+def meta_of(image: ImageRef | ImageInfo) -> dict[str, int | float | str]:
+    """The further columns of an image, in the order of the columns."""
+    return json.loads(image.meta) if image.meta else {}
 
 
 def shard_file(shard: str) -> str:

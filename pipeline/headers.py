@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
-from typing import Literal
 
 import apache_beam as beam
 
-from pipeline.config import Config, Constant, Regex
-from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable, digest
-from pipeline.readers import open_image
-from transforms.grid import Grid
+from pipeline.config import Config, Patch
+from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
+from pipeline.names import name_of, split_of
+from pipeline.plan import grid_of
+from pipeline.readers import Layout, open_image
 
 
 @dataclasses.dataclass
@@ -44,8 +43,8 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     Raises:
         Unreadable: if the image cannot be opened, is not what the configuration asks for, or has no patch.
     """
-    label = name_of(ref.image_id, config.input.label)
-    group = name_of(ref.image_id, config.input.group)
+    label = ref.label or name_of(ref.image_id, config.input.label)
+    group = ref.group or name_of(ref.image_id, config.input.group)
     reader = open_image(ref.uri, config.input.level)
     reader.close()
     layout = reader.layout
@@ -55,46 +54,29 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
             f"{layout.channels}-channel {layout.dtype}, the configuration asks for {config.input.channels}-channel "
             f"{config.input.dtype}; build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}",
         )
-    if not Grid.of((layout.height, layout.width), config.patch.size, config.patch.steps, config.patch.edge).count:
-        height, width = config.patch.size
-        raise Unreadable(
-            "too_small",
-            f"{layout.height} x {layout.width} pixels hold no patch of {height} x {width}; "
-            f"patch.edge: pad would keep it, {config.patch.edge} does not",
-        )
-    split = split_of(group, config)
-    block = (layout.block_height, layout.block_width)
-    return ImageInfo(*ref, layout.height, layout.width, *block, split, label, group)
+    if not grid_of(layout, config).count:
+        raise Unreadable("too_small", _why_no_patch(layout, config.patch))
+    return ImageInfo(
+        image_id=ref.image_id,
+        uri=ref.uri,
+        fingerprint=ref.fingerprint,
+        height=layout.height,
+        width=layout.width,
+        block_height=layout.block_height,
+        block_width=layout.block_width,
+        split=ref.split or split_of(group, config),
+        label=label,
+        group=group,
+        mask=ref.mask,
+        points=ref.points,
+        regions=ref.regions,
+        meta=ref.meta,
+    )
 
 
-def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:
-    """The label or group of an image.
-
-    Raises:
-        Unreadable: ``no_name`` where a regular expression does not match.
-
-    >>> name_of("tumor/patient7/a.svs", Regex(regex="(patient[0-9]+)"))
-    'patient7'
-    """
-    if source is None:
-        return ""
-    if source == "image":
-        return image_id
-    if source == "folder":
-        return image_id.rpartition("/")[0].rpartition("/")[2]
-    if isinstance(source, Constant):
-        return source.constant
-    found = re.search(source.regex, image_id)
-    if not found or found[1] is None:
-        raise Unreadable("no_name", f"the expression {source.regex!r} finds no name in the image id {image_id!r}")
-    return found[1]
-
-
-def split_of(group: str, config: Config) -> str:
-    """The split of a group: by its digest alone, so that other images coming or going do not move it."""
-    share = digest(config.seed, "split", group) / 2**64
-    for name, fraction in config.splits.items():
-        share -= fraction
-        if share < 0:
-            return name
-    return [name for name, fraction in config.splits.items() if fraction][-1]  # the fractions' rounding error
+def _why_no_patch(layout: Layout, patch: Patch) -> str:
+    size = f"{layout.height} x {layout.width} pixels"
+    if patch.origin[0] >= layout.height or patch.origin[1] >= layout.width:
+        return f"{size} end before patch.origin, {patch.origin[0]}, {patch.origin[1]}"
+    edges = " and ".join(sorted(set(patch.edge) - {"pad"}))
+    return f"{size} hold no patch of {patch.span[0]} x {patch.span[1]}; patch.edge: pad would keep it, {edges} does not"

@@ -1,4 +1,4 @@
-"""Which images there are: globs become one sorted table of image references, the input of the run and its record."""
+"""Which images there are: globs and a manifest become one sorted table of references, the input and record of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import heapq
 import io
 import itertools
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.config import ConfigError, Input
-from pipeline.elements import ImageRef
+from pipeline.config import Config, ConfigError, Input
+from pipeline.elements import ImageRef, is_json
+from pipeline.joining import id_below, join_manifest
+from pipeline.manifest import check_manifest, folder_of, with_columns
 
 _BATCH = 10_000
 
@@ -31,44 +33,69 @@ class Listing(NamedTuple):
     digest: str
 
 
-def list_images(config: Input) -> Iterator[ImageRef]:
-    """The images that the patterns find, each once, in the order of the parts of their ids.
+def find_images(config: Config) -> tuple[Config, Listing]:
+    """The listing of a build, and its configuration with ``input.columns`` filled in.
 
     Raises:
-        ConfigError: if a pattern finds nothing, or an image lies outside ``config.root``.
+        ConfigError: as :func:`list_images` does.
+    """
+    config = with_columns(config)
+    return config, make_listing(list_images(config.input, config.splits))
+
+
+def list_images(config: Input, splits: Collection[str] = ()) -> Iterator[ImageRef]:
+    """The images of the patterns and of the manifest, each once, in the order of the parts of their ids.
+
+    Args:
+        config: where to look.
+        splits: which ones a manifest may name.
+
+    Raises:
+        ConfigError: if a pattern finds nothing, an image lies outside of the root, or a manifest contradicts itself.
     """
     paths = [*config.images, *([config.root] if config.root else [])]
     # One path that is absolute, or leaves the current folder, makes all of them absolute, so that they compare.
-    absolute = any(posixpath.normpath(path).startswith(("/", "../")) or path == ".." for path in paths)
+    absolute = config.manifest is not None or any(
+        posixpath.normpath(path).startswith(("/", "../")) or path == ".." for path in paths
+    )
     patterns = [_normal(pattern, absolute) for pattern in config.images]
-    root = _normal(config.root, absolute) if config.root else _common([storage.static_root(p) for p in patterns])
+    if config.root:
+        root = _normal(config.root, absolute)
+    else:
+        folders = [folder_of(config.manifest)] if config.manifest else []
+        root = _common([*folders, *(storage.static_root(p) for p in patterns)])
     streams = [_matches(pattern, given, root) for pattern, given in zip(patterns, config.images)]
     merged = heapq.merge(*streams, key=lambda ref: ref.image_id.split("/"))
-    return (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
+    found = (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
+    return join_manifest(found, config, root, splits) if config.manifest else found
 
 
 def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:
-    prefix = "" if root == "." else "/" if root == "/" else root + "/"
     found = None
     for found in storage.glob(pattern):
-        if not found.uri.startswith(prefix) or (root == "." and found.uri.startswith("../")):
+        image_id = id_below(root, found.uri)
+        if image_id is None:
             raise ConfigError(f"input.root: {root!r} does not contain {found.uri}; choose a folder above all images")
         if not _is_text(found.uri):
             raise ConfigError(f"input.images: {found.uri!r} is a name that is not UTF-8; rename the file")
-        yield ImageRef(found.uri[len(prefix) :], found.uri, found.fingerprint)
+        yield ImageRef(image_id, found.uri, found.fingerprint)
     if not found:
         raise ConfigError(f"input.images: {given!r} matches no file; ** stands for any number of folders, * for a name")
 
 
 def check_inputs(config: Input) -> None:
-    """Fails at once for a local pattern that finds nothing; URIs are looked at when the run starts.
+    """Fails at once for a local pattern that finds nothing or a local manifest that cannot be read.
+
+    URIs are looked at when the run starts.
 
     Raises:
         ConfigError: as :func:`list_images` does.
     """
     for pattern in config.images:
         if storage.is_local(pattern):
-            next(list_images(config.model_copy(update={"images": (pattern,)})))
+            next(list_images(config.model_copy(update={"images": (pattern,), "manifest": None})))
+    if config.manifest is not None and storage.is_local(config.manifest):
+        check_manifest(config)
 
 
 def _normal(path: str, absolute: bool) -> str:
@@ -101,9 +128,16 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
             # The workers that read it may run in another folder.
             rows = [ref._replace(uri=storage.absolute(ref.uri)) for ref in batch]
             writer.write_table(pa.Table.from_arrays([pa.array(column) for column in zip(*rows)], schema=schema))
-            digest.update("".join(f"{ref.image_id}\0{ref.fingerprint}\n" for ref in batch).encode())
+            digest.update("".join(map(_said, batch)).encode())
             images += len(batch)
     return Listing(out.getvalue(), images, digest.hexdigest())
+
+
+def _said(ref: ImageRef) -> str:
+    """All that a reference says, except where the files lie."""
+    beside = [text for text in (ref.points, ref.regions) if is_json(text)]
+    given = [ref.label, ref.group, ref.split, ref.meta, str(bool(ref.mask)), *beside]
+    return "\0".join([ref.image_id, ref.fingerprint, *(given if any(ref[3:]) else [])]) + "\n"
 
 
 def read_listing(uri: str) -> Iterator[ImageRef]:

@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.build import plan_flow
 from pipeline.config import Config
 from pipeline.dataset import Dataset
-from pipeline.listing import list_images, make_listing
+from pipeline.listing import find_images
 from pipeline.parallel import cores
 from pipeline.plan import WINDOW_BYTES, patch_bytes, pixel_bytes, read_plan
 from pipeline.runners import make_runner, threads_per_process
@@ -24,7 +24,7 @@ _IDLE_BYTES = 800 * 10**6
 
 def preview(config: Config, options: Any, work: str) -> str:
     """Runs the half of the flow that reads headers, in the local folder ``work``, and tells what it found."""
-    listing = make_listing(list_images(config.input))
+    config, listing = find_images(config)
     path = os.path.join(work, "inputs.parquet")
     storage.write_bytes(path, listing.table)
     p = beam.Pipeline(runner=make_runner(options), options=options)
@@ -53,8 +53,8 @@ def peak_memory(config: Config, threads: int, whole: int) -> int:
         threads: windows that are worked on at a time; as many and one more wait to be written.
         whole: bytes of the largest image that can only be decoded whole, 0 if there is none.
     """
-    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
-    window = WINDOW_BYTES + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
+    patch, span = (height * width * pixel_bytes(config) for height, width in (config.patch.size, config.patch.span))
+    window = max(WINDOW_BYTES, span) + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
     return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole
 
 
@@ -76,13 +76,14 @@ def describe(dataset: Dataset) -> str:
     config, account = manifest["config"], manifest["accounts"]
     height, width = config["patch"]["size"]
     form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
+    further = "".join(f", meta/{name}" for name in config["input"].get("columns") or {})
     lines = [
         f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
         f"folder    {dataset.folder}",
         f"patches   {height} x {width} x {form}",
         f"accounts  {account['planned']:,} planned = {account['written']:,} written + {account['filtered']:,} filtered "
         f"+ {account['rejected']:,} rejected",
-        "features  image, shape, dtype, key, image_id, level, row, col, label, group",
+        f"features  image, shape, dtype, key, image_id, level, row, col, label, group{further}",
     ]
     for split, facts in manifest["splits"].items():
         lines.append("")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.elements import ImageInfo
-from transforms.example import patch_key
+from pipeline.elements import ImageInfo, meta_of
+from transforms.example import META, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -33,6 +34,13 @@ INDEX_SCHEMA = pa.schema(
         ("image_length", pa.int64()),
     ]
 )
+SCORES_SCHEMA = pa.schema(
+    [(name, pa.float32()) for name in ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")]
+    + [("fingerprint", pa.uint64())]
+)  # of transforms.quality.Scores, in datasets whose patches are scored
+# Of datasets with several records of one place: which of them, and what was done to it, as JSON.
+COPY_SCHEMA = pa.schema([("copy", pa.int32()), ("augmentation", pa.string())])
+_KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 _HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
 _MAX_PAYLOAD = 1 << 31
 
@@ -44,19 +52,23 @@ class Row(NamedTuple):
         order: a digest for shuffled shards, 0 for sequential ones.
         image: where the patch was cut.
         row, col: its first pixel.
+        copy: which of the records of this patch, see ``transforms.example.PatchRecord``.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
+        extra: values of the columns that only some datasets have.
     """
 
     order: int
     image: ImageInfo
     row: int
     col: int
+    copy: int
     length: int
     image_offset: int
     image_length: int
     spooled: int = 0
+    extra: tuple = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -99,7 +111,25 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def make_index(split: str, shard: str, level: int, rows: Sequence[Row]) -> bytes:
+def index_schema(columns: Mapping[str, str] | None, extra: Iterable[pa.Field] = ()) -> pa.Schema:
+    """``INDEX_SCHEMA`` with more columns.
+
+    Args:
+        columns: those of a manifest, name -> kind, called ``meta/<name>``.
+        extra: what only some datasets have, as ``SCORES_SCHEMA``.
+    """
+    further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
+    return pa.schema([*INDEX_SCHEMA, *further, *extra])
+
+
+def make_index(
+    split: str,
+    shard: str,
+    level: int,
+    rows: Sequence[Row],
+    columns: Mapping[str, str] | None = None,
+    extra: Iterable[pa.Field] = (),
+) -> bytes:
     """The index of one shard as Parquet.
 
     Args:
@@ -107,16 +137,34 @@ def make_index(split: str, shard: str, level: int, rows: Sequence[Row]) -> bytes
         shard: its file name.
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
+        columns: the further columns of the images.
+        extra: the columns of ``Row.extra``.
     """
+    schema, further = index_schema(columns, extra), functools.cache(lambda image: tuple(meta_of(image).values()))
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
-        key = patch_key(image.image_id, level, row.row, row.col)
+        key = patch_key(image.image_id, level, row.row, row.col, row.copy)
         place = (number, offset, row.length, offset + row.image_offset, row.image_length)
-        entries.append((key, image.image_id, level, row.row, row.col, image.label, image.group, split, shard, *place))
+        entries.append(
+            (
+                key,
+                image.image_id,
+                level,
+                row.row,
+                row.col,
+                image.label,
+                image.group,
+                split,
+                shard,
+                *place,
+                *further(image),
+                *row.extra,
+            )
+        )
         offset += row.length + _FOOTER + _HEADER
-    columns = zip(*entries) if entries else [[]] * len(INDEX_SCHEMA)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, INDEX_SCHEMA.types)]
+    values = zip(*entries) if entries else [[]] * len(schema)
+    arrays = [pa.array(column, kind) for column, kind in zip(values, schema.types)]
     out = io.BytesIO()
-    pq.write_table(pa.table(arrays, schema=INDEX_SCHEMA), out)
+    pq.write_table(pa.table(arrays, schema=schema), out)
     return out.getvalue()

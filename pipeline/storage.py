@@ -6,13 +6,15 @@ with a scheme (``gs://``, ``s3://`` ...) goes through Beam's file systems.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import fnmatch
 import os
 import re
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
@@ -104,6 +106,27 @@ def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) ->
         elif entry.is_file():
             status = entry.stat()
             yield Found(path, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def fingerprints(uris: Sequence[str]) -> Iterator[str | None]:
+    """The fingerprint of each file as :func:`glob` gives it, in their order; None for those that are not there."""
+    if all(map(is_local, uris)):
+        return map(_fingerprint, uris)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # an object store answers many questions at a time
+        return iter(list(pool.map(_fingerprint, uris)))
+
+
+def _fingerprint(uri: str) -> str | None:
+    if is_local(uri):
+        try:
+            status = os.stat(uri)
+        except OSError:
+            return None
+        return f"{status.st_size}-{status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else None
+    from apache_beam.io.filesystems import FileSystems
+
+    found = FileSystems.match([uri])[0].metadata_list
+    return f"{found[0].size_in_bytes}-{found[0].last_updated_in_seconds}" if found else None
 
 
 def open_read(uri: str) -> BinaryIO:

@@ -67,8 +67,12 @@ def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None
     features = {"image": image, "shape": _tensor("int64", {"dimensions": ["3"]})}
     features |= {name: text for name in ("dtype", "key", "image_id", "label", "group")}
     features |= {name: _tensor("int64", {}) for name in ("level", "row", "col")}
-    top = {"featuresDict": {"features": features}, "pythonClassName": _feature_class("features_dict.FeaturesDict")}
-    _write_json(folder, "features.json", top)
+    if config.has_copies:
+        features |= {"copy": _tensor("int64", {}), "augmentation": text}
+    kinds = {"integer": _tensor("int64", {}), "number": _tensor("float32", {}), "text": text}
+    if config.input.columns:
+        features["meta"] = _features_dict({name: kinds[kind] for name, kind in config.input.columns.items()})
+    _write_json(folder, "features.json", _features_dict(features))
     splits = [
         {
             "name": split,
@@ -84,6 +88,10 @@ def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None
 
 def _feature_class(name: str) -> str:
     return f"tensorflow_datasets.core.features.{name}"
+
+
+def _features_dict(features: dict) -> dict:
+    return {"featuresDict": {"features": features}, "pythonClassName": _feature_class("features_dict.FeaturesDict")}
 
 
 def _tensor(dtype: str, shape: dict, encoding: str = "none") -> dict:

@@ -41,7 +41,9 @@ SHARDS_SCHEMA = pa.schema(
         ("receipt_sha256", pa.string()),
     ]
 )
-IMAGES_SCHEMA = pa.schema([("image_id", pa.string())] + [(n, pa.int64()) for n in ("planned", "written", "rejected")])
+IMAGES_SCHEMA = pa.schema(
+    [("image_id", pa.string())] + [(name, pa.int64()) for name in ("planned", "written", "filtered", "rejected")]
+)
 
 
 class Sums(NamedTuple):
@@ -49,8 +51,9 @@ class Sums(NamedTuple):
 
     Attributes:
         shards: a row per shard, in the order of their numbers; see ``SHARDS_SCHEMA``.
-        images: image id -> patches planned, written and rejected in these shards, a row per image.
+        images: image id -> patches planned, written, filtered and rejected in these shards, a row per image.
         labels: label -> patches.
+        filtered: score -> patches that were left out because of it.
         rejected: what could not be read.
         moments: of the pixels written.
         rows: for tf-transform, a row of moments for each group of shards; see :func:`analysis_rows`.
@@ -59,6 +62,7 @@ class Sums(NamedTuple):
     shards: pa.Table
     images: pa.Table
     labels: dict[str, int]
+    filtered: dict[str, int]
     rejected: list[Rejected]
     moments: moments.Moments
     rows: list[dict[str, list]]
@@ -106,13 +110,15 @@ def _write_sums(folder: str, work: str, group: str, names: Iterable[str]) -> Non
 def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
     """The sums of the shards ``names`` of one split, in their order, as JSON values."""
     shards: list[dict[str, Any]] = []
-    images: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
+    images: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0, 0])
     labels: collections.Counter[str] = collections.Counter()
+    filtered: collections.Counter[str] = collections.Counter()
     rejected: list[dict[str, Any]] = []
     pixels: moments.Moments | None = None
     for receipt, facts in _read_receipts(folder, names):
         shards.append({name: getattr(receipt, name, None) for name in SHARDS_SCHEMA.names} | facts)
         labels.update(receipt.labels)
+        filtered.update(receipt.filtered)
         rejected += [row._asdict() for row in receipt.rejected]
         for image_id, counts in receipt.images.items():
             images[image_id] = [a + b for a, b in zip(images[image_id], counts)]
@@ -122,6 +128,7 @@ def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
         "shards": shards,
         "images": [dict(zip(IMAGES_SCHEMA.names, (image_id, *counts))) for image_id, counts in images.items()],
         "labels": labels,
+        "filtered": filtered,
         "rejected": rejected,
         "moments": moments.to_json(cast(moments.Moments, pixels)),  # a group has at least one shard
     }
@@ -158,7 +165,7 @@ def read_sums(work: str, split: str, shards: int) -> Sums:
     groups = [storage.join(work, _group_name(split, number)) for number in range(-(-shards // GROUP))]
     with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
         parts = (_from_json(json.loads(data)) for data in pool.map(storage.read_bytes, groups))
-        tables, images, labels, rejected, pixels, rows = zip(*parts)
+        tables, images, labels, filtered, rejected, pixels, rows = zip(*parts)
     table = pa.concat_tables(tables)
     expected = [ShardPlan(split, number, shards, ()).name for number in range(shards)]
     if table["shard"].to_pylist() != expected:
@@ -167,6 +174,7 @@ def read_sums(work: str, split: str, shards: int) -> Sums:
         table,
         _add_up(pa.concat_tables(images)),
         dict(sum(map(collections.Counter, labels), collections.Counter())),
+        dict(sum(map(collections.Counter, filtered), collections.Counter())),
         [row for part in rejected for row in part],
         functools.reduce(moments.merge, pixels),
         [row for part in rows for row in part],
@@ -179,6 +187,7 @@ def _from_json(values: dict[str, Any]) -> Sums:
         pa.Table.from_pylist(values["shards"], SHARDS_SCHEMA),
         pa.Table.from_pylist(values["images"], IMAGES_SCHEMA),
         labels,
+        values["filtered"],
         [Rejected(**row) for row in values["rejected"]],
         pixels,
         analysis_rows(pixels, labels),

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,7 +16,7 @@ from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import index_file, receipt_file, shard_file
 from pipeline.records import read_record
 from transforms.encoding import decode_patch
-from transforms.example import from_example
+from transforms.example import META, from_example
 
 
 def verify(dataset: Dataset, threads: int) -> list[str]:
@@ -96,6 +97,11 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict
     decode_patch(record.image, config["output"]["encoding"], shape, config["input"]["dtype"])
     said = {name: row[name] for name in ("key", "image_id", "level", "row", "col", "label", "group")}
     found = {name: getattr(record, name) for name in said}
+    for name in ("copy", "augmentation"):
+        if name in row:
+            said[name], found[name] = row[name], getattr(record, name)
+    for name in config["input"].get("columns") or {}:
+        said[META + name], found[META + name] = _stored(row[META + name]), _stored(dict(record.meta).get(name))
     if said != found:
         raise ValueError(f"is {found}, the index says {said}")
     start = row["image_offset"] - row["offset"]
@@ -103,3 +109,8 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict
         raise ValueError(f"the index says offset {row['offset']} and length {row['length']}")
     if payload[start : start + row["image_length"]] != record.image:
         raise ValueError(f"the index says image offset {row['image_offset']} and length {row['image_length']}")
+
+
+def _stored(value: Any) -> Any:
+    """A further column in a form that compares: records hold 32 bits of a number, and NaN differs from itself."""
+    return str(np.float32(value)) if isinstance(value, float) else value

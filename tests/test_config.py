@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.config import Config, ConfigError, Constant, Regex, load_config
 
 ROOT = Path(__file__).parents[1]
+CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
 MINIMAL = "input: {images: a.png}\noutput: {path: out}\n"
 
 
@@ -42,13 +43,17 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model_dump() == {
         "input": {
-            "images": ("a.png",), "root": None, "level": 0, "channels": 3, "dtype": "uint8", "label": None,
-            "group": "image",
+            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
+            "dtype": "uint8", "range": None, "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
         },
-        "patch": {"size": (256, 256), "stride": None, "edge": "pad", "pad_mode": "reflect", "pad_value": 0},
+        "patch": {
+            "size": (256, 256), "stride": None, "dilation": (1, 1), "origin": (0, 0), "edge": ("pad", "pad"),
+            "pad_mode": ("reflect", "reflect"), "pad_value": 0,
+        },
+        "quality": None,
         "splits": {"train": 1.0},
         "seed": 0,
         "max_rejected": 0.01,
@@ -68,15 +73,22 @@ def test_everything_that_is_written_arrives(tmp_path):
             """
 input:
   images: [a/*.tif, b/**/*.png]
+  manifest: s3://bucket/slides.csv
+  columns: {age: integer, mpp: number, stain: text}
   root: /data
   level: 2
   channels: 4
   dtype: uint16
+  range: [0, 4095]
   label: {regex: '(tumor|normal)'}
   group: folder
-patch: {size: [64, 32], stride: [48, 16], edge: shift, pad_mode: constant, pad_value: 65535}
+patch:
+  {size: [64, 32], stride: [48, 16], dilation: [2, 1], origin: [0, 5], edge: [pad, shift], pad_mode: constant,
+   pad_value: 65535}
 output: {path: o, encoding: raw, quality: 50, shard_size: 64MB, order: sequential}
 splits: {train: 0.7, val: 0.2, test_1: 0.1}
+quality:
+  {keep: {sharpness: {min: 20}, nodata: {max: 0.5, min: 0}}, duplicates: 5, tissue_threshold: 12, nodata: 0}
 seed: -5
 max_rejected: 1
 workers: {device: gpu, processes_per_gpu: 3, windows_per_gpu: 4, accelerator: 'type:nvidia-l4', min_ram: 8GiB}
@@ -86,11 +98,20 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
     )
     assert config.model_dump() == {
         "input": {
-            "images": ("a/*.tif", "b/**/*.png"), "root": "/data", "level": 2, "channels": 4, "dtype": "uint16",
+            "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
+            "columns": {"age": "integer", "mpp": "number", "stain": "text"},
+            "root": "/data", "level": 2, "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
-        "patch": {"size": (64, 32), "stride": (48, 16), "edge": "shift", "pad_mode": "constant", "pad_value": 65535},
+        "patch": {
+            "size": (64, 32), "stride": (48, 16), "dilation": (2, 1), "origin": (0, 5), "edge": ("pad", "shift"),
+            "pad_mode": ("constant", "constant"), "pad_value": 65535,
+        },
         "output": {"path": "o", "encoding": "raw", "quality": 50, "shard_size": 64_000_000, "order": "sequential"},
+        "quality": {
+            "keep": {"sharpness": {"min": 20, "max": None}, "nodata": {"min": 0, "max": 0.5}},
+            "duplicates": 5, "tissue_threshold": 12, "nodata": 0,
+        },
         "splits": {"train": 0.7, "val": 0.2, "test_1": 0.1},
         "seed": -5,
         "max_rejected": 1.0,
@@ -118,10 +139,24 @@ WRONG = {
     ],
     "input.channels": [("0", "0 is not allowed: input should be greater than or equal to 1")],
     "input.dtype": [("int8", "'int8' is not allowed: input should be 'uint8', 'uint16' or 'float32'")],
-    "input.root": [("5", "5 is not allowed: input should be a valid string")],
     "input.images": [
         ("5", "5 is not allowed: input should be a valid tuple"),
-        ("[]", "[] is not allowed: value should have at least 1 item after validation, not 0"),
+        ("[]", "is missing; give patterns of files, or input.manifest a table"),
+    ],
+    "input.root": [
+        ("5", "5 is not allowed: input should be a valid string"),
+        ("s3://key:word@bucket/a", f"holds a name or password before the @; {CREDENTIALS}"),
+        ("'https://host/a?sig=x%2F'", f"holds a query after the ?; {CREDENTIALS}"),
+    ],
+    "input.manifest": [
+        ("5", "5 is not allowed: input should be a valid string"),
+        ("gs://who@bucket/m.csv", f"holds a name or password before the @; {CREDENTIALS}"),
+    ],
+    "input.columns": [
+        ("{uri: text}", "{'uri': 'text'} is not allowed: 'uri' is a column of patchbeam's own, which is carried "
+         "anyway"),
+        ("{a/b: text}", "{'a/b': 'text'} is not allowed: 'a/b' is no name of a column; it needs printable characters "
+         "without /"),
     ],
     "input.label": [
         ("{}", "{} is not allowed: use exactly one key, regex or constant"),
@@ -138,10 +173,30 @@ WRONG = {
         ("0", "0 is not allowed: use a whole number of pixels from 1 up, or two as [rows, columns]"),
         ("[4, false]", "[4, False] is not allowed: use a whole number of pixels from 1 up, or two as [rows, columns]"),
     ],
-    "patch.edge": [("crop", "'crop' is not allowed: input should be 'drop', 'pad' or 'shift'")],
+    "patch.edge": [("crop", "'crop' is not allowed: use drop, pad or shift, or two of them as [rows, columns]")],
     "patch.pad_mode": [
-        ("zero", "'zero' is not allowed: input should be 'reflect', 'symmetric', 'edge' or 'constant'")
+        ("zero", "'zero' is not allowed: use reflect, symmetric, edge or constant, or two of them as [rows, columns]"),
+        ("[edge, edge, edge]", "['edge', 'edge', 'edge'] is not allowed: use reflect, symmetric, edge or constant, or "
+         "two of them as [rows, columns]"),
     ],
+    "patch.dilation": [
+        ("0", "0 is not allowed: use a whole number of pixels from 1 up, or two as [rows, columns]"),
+    ],
+    "patch.origin": [
+        ("0.5", "0.5 is not allowed: use a whole number of pixels, or two as [rows, columns]"),
+        ("[1, 2, 3]", "[1, 2, 3] is not allowed: use a whole number of pixels, or two as [rows, columns]"),
+    ],
+    "input.range": [
+        ("5", "5 is not allowed: use the lowest and the highest value as [low, high]"),
+        ("[3, 3]", "[3, 3] is not allowed: use the lowest and the highest value as [low, high]"),
+        ("[a, 3]", "['a', 3] is not allowed: use the lowest and the highest value as [low, high]"),
+    ],
+    "quality.keep.sharpness": [
+        ("{}", "{} is not allowed: use min, max or both"),
+        ("{min: 3, max: 2}", "{'min': 3, 'max': 2} is not allowed: min 3 is above max 2"),
+    ],
+    "quality.duplicates": [("64", "64 is not allowed: input should be less than or equal to 63")],
+    "quality.tissue_threshold": [("255", "255 is not allowed: use otsu or a whole number 0..254")],
     "patch.pad_value": [
         ("white", "'white' is not allowed: input should be a valid number"),
     ],
@@ -166,7 +221,11 @@ WRONG = {
 
 @pytest.mark.parametrize(("key", "value", "line"), [(k, v, line) for k, rows in WRONG.items() for v, line in rows])
 def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, value, line):
-    assert error_of(tmp_path, section(**{key.replace(".", "__"): value})) == f"FILE:\n  {key}: {line}"
+    *above, last = key.split(".")[1:]
+    nested = (
+        {key.replace(".", "__"): value} if not above else {f"{key.split('.')[0]}__{above[0]}": f"{{{last}: {value}}}"}
+    )
+    assert error_of(tmp_path, section(**nested)) == f"FILE:\n  {key}: {line}"
 
 
 @pytest.mark.parametrize(
@@ -174,8 +233,12 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
     [
         ("ptch: {size: 64}", ["ptch: unknown key; did you mean patch?"]),
         ("patch: {sise: 64}", ["patch.sise: unknown key; did you mean size?"]),
-        ("patch: {x: 64}", ["patch.x: unknown key; known are size, stride, edge, pad_mode, pad_value"]),
-        ("foo: 3", ["foo: unknown key; known are input, output, patch, splits, seed, max_rejected, workers, beam"]),
+        ("patch: {x: 64}", [
+            "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value"
+        ]),
+        ("foo: 3", [
+            "foo: unknown key; known are input, output, patch, quality, splits, seed, max_rejected, workers, beam"
+        ]),
         ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
         ("max_rejected: 2", ["max_rejected: 2 is not allowed: input should be less than or equal to 1"]),
         ("patch: 5", ["patch: 5 is not allowed: input should be a valid dictionary or instance of Patch"]),
@@ -197,7 +260,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
             for name in ("Train", "test-a", "a b", "_x", "é", "a/b")
         ],
         ("patch: {edge: crop, sise: 3}\nseed: x", [
-            "patch.edge: 'crop' is not allowed: input should be 'drop', 'pad' or 'shift'",
+            "patch.edge: 'crop' is not allowed: use drop, pad or shift, or two of them as [rows, columns]",
             "patch.sise: unknown key; did you mean size?",
             "seed: 'x' is not allowed: input should be a valid integer",
         ]),
@@ -207,10 +270,21 @@ def test_wrong_keys_sections_and_splits_are_named_all_at_once(tmp_path, more, li
     assert error_of(tmp_path, MINIMAL + more) == "\n".join(["FILE:", *(f"  {line}" for line in lines)])
 
 
+@pytest.mark.parametrize(
+    "option", ["s3_secret_access_key", "s3_access_key_id", "azure_connection_string", "s3_session_token"]
+)
+def test_secrets_are_no_options_of_a_configuration_and_are_not_shown(tmp_path, option):
+    message = error_of(tmp_path, f"{MINIMAL}beam: {{{option}: xyzzy}}")
+    assert message == f"FILE:\n  beam: {option} is a secret; {CREDENTIALS}"
+
+
 def test_missing_input_and_output_are_named(tmp_path):
     missing = "is missing; set it in the file or on the command line"
     assert error_of(tmp_path, "seed: 1") == f"FILE:\n  input: {missing}\n  output: {missing}"
-    assert error_of(tmp_path, "input: {}\noutput: {}") == f"FILE:\n  input.images: {missing}\n  output.path: {missing}"
+    no_images = "is missing; give patterns of files, or input.manifest a table"
+    assert (
+        error_of(tmp_path, "input: {}\noutput: {}") == f"FILE:\n  input.images: {no_images}\n  output.path: {missing}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,6 +303,17 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"patch__pad_value": 0.5}, "patch.pad_value: 0.5 is no uint8; use an integer 0..255"),
         ({"patch__pad_value": 65536, "input__dtype": "uint16"},
          "patch.pad_value: 65536 is no uint16; use an integer 0..65535"),
+        ({"quality__duplicates": 3, "input__dtype": "float32", "output__encoding": "raw"},
+         "quality: float32 has no lowest and highest value; set input.range: [low, high]"),
+        ({"quality__keep": "{tissue: {min: 0.5}}", "input__channels": 4},
+         "quality.keep.tissue: needs the colours of 3 channels, not 4"),
+        ({"input__range": "[0, 70000]", "input__dtype": "uint16"},
+         "input.range: [0.0, 70000.0] is no part of 0..65535, the values of uint16"),
+        ({"input__range": "[0, 100]"}, "input.range: of uint8 it is [0, 255]"),
+        ({"patch__origin": "[0, -1]", "patch__edge": "[pad, drop]"},
+         "patch.origin: -1 lies outside the image; use edge: pad there, not drop"),
+        ({"patch__origin": -511, "patch__dilation": 2},
+         "patch.origin: a patch at -511 that spans 511 pixels does not reach the image"),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_together_are_named(tmp_path, values, line):
@@ -243,6 +328,8 @@ def test_values_that_do_not_fit_together_are_named(tmp_path, values, line):
         {"output__encoding": "png", "input__channels": 4, "input__dtype": "uint16", "patch__pad_value": 65535},
         {"output__encoding": "png", "input__channels": 2},
         {"output__encoding": "jpeg", "input__channels": 1, "patch__pad_value": 255},
+        {"patch__origin": "[-1, 9]", "patch__edge": "[pad, drop]"},
+        {"patch__origin": -510, "patch__dilation": 2},
     ],
     ids=str,
 )
@@ -410,7 +497,7 @@ def test_set_replaces_a_value(tmp_path, overrides, key, value):
 
 def test_set_leaves_the_other_keys_of_a_section(tmp_path):
     config = load_config(write(tmp_path, MINIMAL + "patch: {size: 64, edge: drop}\n"), ["patch.size=32"])
-    assert (config.patch.size, config.patch.edge) == ((32, 32), "drop")
+    assert (config.patch.size, config.patch.edge) == ((32, 32), ("drop", "drop"))
 
 
 @pytest.mark.parametrize(
@@ -488,6 +575,8 @@ def test_a_configuration_cannot_be_changed(make_config):
 KEYS = {
     "input.images": (["other/*"], False),
     "input.root": ("/data", False),
+    "input.manifest": ("slides.csv", False),
+    "input.columns": ({"age": "integer"}, True),
     "output.path": ("elsewhere", False),
     "max_rejected": (0.5, False),
     "workers.device": ("cpu", False),
@@ -499,13 +588,17 @@ KEYS = {
     "input.level": (1, True),
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
+    "input.range": ([0, 255], True),
     "input.label": ("folder", True),
     "input.group": ("folder", True),
     "patch.size": (128, True),
     "patch.stride": (255, True),
+    "patch.dilation": (2, True),
+    "patch.origin": ([0, 1], True),
     "patch.edge": ("drop", True),
     "patch.pad_mode": ("edge", True),
     "patch.pad_value": (7, True),
+    "quality": ({"keep": {"sharpness": {"min": 3}}}, True),
     "output.encoding": ("raw", True),
     "output.quality": (90, True),
     "output.shard_size": ("1MB", True),

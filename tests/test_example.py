@@ -37,6 +37,11 @@ records = st.builds(
     col=sizes,
     label=st.text(),
     group=st.text(),
+    meta=st.dictionaries(
+        st.text(),
+        st.integers(-(2**63), 2**63 - 1) | st.floats(width=32, allow_nan=False) | st.text(),
+        max_size=4,
+    ).map(lambda columns: tuple(sorted(columns.items()))),
 )
 
 

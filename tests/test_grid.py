@@ -10,41 +10,56 @@ from hypothesis import strategies as st
 from transforms.grid import Axis, Box, Cells, Grid, source_index
 
 EDGES = ["drop", "pad", "shift"]
+DILATIONS, ORIGINS = st.integers(1, 4), st.integers(-30, 30)
 PAD_MODES = ["reflect", "symmetric", "edge", "constant"]
 
 
-def axes(edges=EDGES, max_length=60):
-    """Axes of all kinds: shorter than a patch, exact multiples, overlaps and gaps."""
+@st.composite
+def axes(draw, edges=EDGES, max_length=60, dilations=DILATIONS, origins=ORIGINS):
+    """Axes of all kinds: shorter than a patch, exact multiples, overlaps, gaps, dilated, starting anywhere."""
     numbers = st.integers(1, 20)
-    return st.builds(Axis, st.integers(1, max_length), numbers, numbers, st.sampled_from(edges))
+    axis = Axis(draw(st.integers(1, max_length)), draw(numbers), draw(numbers), draw(st.sampled_from(edges)))
+    axis = axis._replace(dilation=draw(dilations))
+    origin = draw(origins)
+    return axis._replace(origin=max(origin, 1 - axis.span) if axis.edge == "pad" else abs(origin))
+
+
+def plain_axes(edges=EDGES, max_length=60):
+    """Axes of adjacent pixels from the border on."""
+    return axes(edges, max_length, dilations=st.just(1), origins=st.just(0))
 
 
 def dense_axes(edges=EDGES):
     """Axes that hold a patch, without gaps: the case that the coverage column of the module's table speaks of."""
-    return axes(edges).filter(lambda axis: axis.stride <= axis.size <= axis.length)
+    return plain_axes(edges).filter(lambda axis: axis.stride <= axis.size <= axis.length)
 
 
 def starts_of(axis):
     return [axis.start(index) for index in range(axis.count)]
 
 
-def walk(length, size, stride, edge):
+def walk(length, size, stride, edge, dilation=1, origin=0):
     """The starts of the patches, found by walking along the axis one stride after the other."""
+    span = len(range(0, size * dilation, dilation)) * dilation - (dilation - 1)
     if edge == "drop":
-        return [start for start in range(0, length, stride) if start + size <= length]
-    starts = [0]
-    while starts[-1] + size < length and starts[-1] + stride < length:
+        return [start for start in range(origin, length, stride) if start + span <= length]
+    if origin >= length:
+        return []
+    starts = [origin]
+    while starts[-1] + span < length and starts[-1] + stride < length:
         starts.append(starts[-1] + stride)
     if edge == "pad":
         return starts
-    return [min(start, length - size) for start in starts] if size <= length else []
+    return [min(start, length - span) for start in starts] if span <= length else []
 
 
 def coverage(axis, starts):
     """In how many of the patches each pixel of the image lies."""
     covered = np.zeros(axis.length, int)
     for start in starts:
-        covered[start : start + axis.size] += 1
+        for pixel in range(start, start + axis.size * axis.dilation, axis.dilation):
+            if 0 <= pixel < axis.length:
+                covered[pixel] += 1
     return covered
 
 
@@ -84,13 +99,45 @@ def test_patches_start_inside_the_image_each_behind_the_previous_one(axis):
     starts = starts_of(axis)
 
     assert starts == sorted(set(starts))
-    assert all(0 <= start < axis.length for start in starts)
+    assert all(min(0, axis.origin) <= start < axis.length for start in starts)
 
 
 @settings(deadline=None)
 @given(axes(["drop", "shift"]))
 def test_drop_and_shift_never_leave_the_image(axis):
-    assert all(start + axis.size <= axis.length for start in starts_of(axis))
+    assert all(0 <= start and start + axis.span <= axis.length for start in starts_of(axis))
+
+
+@settings(max_examples=300, deadline=None)
+@given(axes())
+def test_coverage_counts_the_patches_that_hold_a_pixel(axis):
+    assert [axis.coverage(pixel) for pixel in range(axis.length)] == coverage(axis, starts_of(axis)).tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(axes(dilations=st.just(1)))
+def test_inside_every_pixel_lies_in_as_many_patches_as_strides_fit_in_a_size(axis):
+    lattice = [start for i, start in enumerate(starts_of(axis)) if start == axis.origin + i * axis.stride]
+    if lattice:
+        margin = axis.size - axis.stride
+        inside = coverage(axis, lattice)[max(0, lattice[0] + margin) : max(0, lattice[-1] + axis.size - margin)]
+        assert set(inside.tolist()) <= {axis.size // axis.stride, -(-axis.size // axis.stride)}
+
+
+@settings(deadline=None)
+@given(axes(["drop", "pad"]))
+def test_pixels_before_the_origin_lie_in_no_patch(axis):
+    assert not coverage(axis, starts_of(axis))[: max(0, axis.origin)].any()
+
+
+@settings(max_examples=300, deadline=None)
+@given(axes(), st.integers(0, 59), st.integers(1, 60))
+def test_touching_are_the_patches_whose_span_reaches_into_the_pixels(axis, pixel, end):
+    pixel = min(pixel, axis.length - 1)
+    end = min(max(end, pixel + 1), axis.length)
+    expected = [i for i, start in enumerate(starts_of(axis)) if start < end and start + axis.span > pixel]
+
+    assert list(axis.touching(pixel, end)) == expected
 
 
 @settings(deadline=None)
@@ -118,7 +165,7 @@ def test_drop_leaves_out_fewer_last_pixels_than_the_stride(axis):
 
 
 @settings(deadline=None)
-@given(axes().filter(lambda axis: axis.stride > axis.size))
+@given(plain_axes().filter(lambda axis: axis.stride > axis.size))
 def test_gaps_of_a_stride_beyond_the_size_stay_uncovered(axis):
     starts = starts_of(axis)
     if axis.edge == "shift":
@@ -141,7 +188,7 @@ def test_an_axis_shorter_than_a_patch_has_a_patch_only_under_pad(length, missing
 @example(Axis(9, 4, 3, "shift"), 6)  # behind the last start, before its multiple of the stride
 @example(Axis(9, 4, 3, "shift"), 5)
 def test_first_from_is_the_first_start_not_before_the_pixel(axis, pixel):
-    later = [index for index, start in enumerate(walk(*axis)) if start >= pixel]
+    later = [index for index, start in enumerate(walk(*axis)) if max(0, start) >= pixel]
 
     assert axis.first_from(pixel) == min(later, default=axis.count)
 
@@ -150,15 +197,17 @@ def test_first_from_is_the_first_start_not_before_the_pixel(axis, pixel):
 @given(axes(), axes())
 def test_boxes_are_all_pairs_of_starts_row_by_row(rows, cols):
     grid = Grid(rows, cols)
-    expected = [Box(row, col, rows.size, cols.size) for row, col in itertools.product(walk(*rows), walk(*cols))]
+    expected = [Box(row, col, rows.span, cols.span) for row, col in itertools.product(walk(*rows), walk(*cols))]
 
     assert [grid.box(index) for index in range(grid.count)] == expected
 
 
 def test_a_grid_takes_rows_before_columns():
     grid = Grid.of((5, 9), size=(2, 4), stride=(1, 3), edge="pad")
+    different = Grid.of((5, 9), (2, 4), (1, 3), edge=("shift", "pad"), dilation=(2, 1), origin=(0, -2))
 
     assert grid == Grid(rows=Axis(5, 2, 1, "pad"), cols=Axis(9, 4, 3, "pad"))
+    assert different == Grid(rows=Axis(5, 2, 1, "shift", 2, 0), cols=Axis(9, 4, 3, "pad", 1, -2))
 
 
 def test_a_box_of_a_grid_beyond_any_memory_is_found_at_once():
@@ -175,8 +224,7 @@ def test_a_box_of_a_grid_beyond_any_memory_is_found_at_once():
 @st.composite
 def tiled_grids(draw):
     """A grid and the areas that lines at any rows and columns divide its image into; some areas may be empty."""
-    edge = draw(st.sampled_from(EDGES))
-    rows, cols = (draw(axes([edge], max_length=40)) for _ in range(2))
+    rows, cols = (draw(axes(max_length=40)) for _ in range(2))
     lines = [
         [0, *sorted(draw(st.lists(st.integers(0, axis.length), max_size=4))), axis.length] for axis in (rows, cols)
     ]
@@ -196,8 +244,8 @@ def test_areas_that_tile_the_image_share_no_patch_and_miss_none(grid_and_areas):
         assert cells.count == len(indices)
         for index in indices:
             box = grid.box(index)
-            assert area.row <= box.row < area.row + area.height
-            assert area.col <= box.col < area.col + area.width
+            assert area.row <= max(0, box.row) < area.row + area.height
+            assert area.col <= max(0, box.col) < area.col + area.width
         found += indices
 
     assert sorted(found) == list(range(grid.count))

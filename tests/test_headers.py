@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.config import Constant, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
-from pipeline.headers import InspectImages, inspect_image, name_of, split_of
+from pipeline.headers import InspectImages, inspect_image
+from pipeline.names import name_of, split_of
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_a_split_without_a_share_is_never_used(make_config, splits):
     [(0, "b"), (2**62, "b"), (2**63 + 2**62, "c"), (2**64 - 1, "c")],
 )
 def test_the_first_and_the_last_digest_fall_into_splits_that_have_a_share(make_config, monkeypatch, number, split):
-    monkeypatch.setattr("pipeline.headers.digest", lambda *parts: number)
+    monkeypatch.setattr("pipeline.names.digest", lambda *parts: number)
     # Ten tenths and the like add up to a little less than 1; what is left must not fall into "d".
     config = make_config(splits={"a": 0.0, "b": 0.5 - 4e-10, "c": 0.5 - 4e-10, "d": 0.0})
     assert split_of("g", config) == split
@@ -166,6 +167,13 @@ def test_an_image_smaller_than_a_patch_is_too_small_unless_it_is_padded(image, m
         f"{height} x {width} pixels hold no patch of 32 x 16; patch.edge: pad would keep it, {edge} does not",
     )
     assert inspect_image(ref, make_config(patch={"size": [32, 16], "edge": "pad"})).width == width
+
+
+def test_an_image_that_ends_before_the_origin_is_too_small(image, make_config):
+    assert rejection(image(40, 30), make_config(patch={"size": 8, "origin": [0, 30]})) == (
+        "too_small",
+        "40 x 30 pixels end before patch.origin, 0, 30",
+    )
 
 
 @pytest.mark.parametrize("edge", ["drop", "shift", "pad"])

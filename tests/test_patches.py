@@ -35,13 +35,18 @@ def crop(image, box):
 
 
 def cut_with_numpy(image, grid, pad, value=0):
-    """Every patch of the grid ``[N, *size, C]``, sliced from the image padded as a whole."""
+    """Every patch of the grid ``[N, *size, C]``, sliced from the image padded as a whole, the rows first."""
     boxes = [grid.box(index) for index in range(grid.count)]
+    top, left = max(0, -min(box.row for box in boxes)), max(0, -min(box.col for box in boxes))
     bottom = max(0, max(box.row + box.height for box in boxes) - image.shape[0])
     right = max(0, max(box.col + box.width for box in boxes) - image.shape[1])
-    filler = {"constant_values": value} if pad == "constant" else {}
-    padded = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode=pad, **filler)
-    return np.stack([crop(padded, box) for box in boxes])
+    for mode, width in zip(
+        [pad, pad] if isinstance(pad, str) else pad, [((top, bottom), (0, 0)), ((0, 0), (left, right))]
+    ):
+        filler = {"constant_values": value} if mode == "constant" else {}
+        image = np.pad(image, (*width, (0, 0)), mode=mode, **filler)
+    crops = [crop(image, box._replace(row=box.row + top, col=box.col + left)) for box in boxes]
+    return np.stack([patch[:: grid.rows.dilation, :: grid.cols.dilation] for patch in crops])
 
 
 def assert_same(actual, expected):
@@ -70,18 +75,23 @@ def test_patches_are_those_sliced_from_the_padded_image(edge, pad, dtype, channe
 
 @st.composite
 def grids_with_cells(draw):
-    """A grid and a non-empty rectangle of its patches."""
-    size, stride = (draw(st.sampled_from(sizes)) for sizes in ([SIZE, (4, 2)], [(3, 5), (1, 2), (2, 1), (5, 6)]))
-    edge = draw(st.sampled_from(EDGES))
-    smallest = (1, 1) if edge == "pad" else size
-    grid = Grid.of(tuple(draw(st.integers(low, 19)) for low in smallest), size, stride, edge)
+    """A grid and a non-empty rectangle of its patches; the axes have nothing in common."""
+    size, stride, dilation = (
+        draw(st.sampled_from(values))
+        for values in ([SIZE, (4, 2)], [(3, 5), (1, 2), (2, 1), (5, 6)], [(1, 1), (1, 1), (2, 3)])
+    )
+    edge = tuple(draw(st.sampled_from(EDGES)) for _ in size)
+    span = [(s - 1) * d + 1 for s, d in zip(size, dilation)]
+    origin = tuple(draw(st.integers(1 - n if e == "pad" else 0, 4)) for e, n in zip(edge, span))
+    smallest = [max(o, 0) + (1 if e == "pad" else n) for o, e, n in zip(origin, edge, span)]
+    grid = Grid.of(tuple(draw(st.integers(low, low + 15)) for low in smallest), size, stride, edge, dilation, origin)
     row, col = draw(st.integers(0, grid.rows.count - 1)), draw(st.integers(0, grid.cols.count - 1))
     row_to, col_to = draw(st.integers(row + 1, grid.rows.count)), draw(st.integers(col + 1, grid.cols.count))
     return grid, Cells(row, row_to, col, col_to)
 
 
-@settings(max_examples=80, deadline=None)
-@given(grids_with_cells(), st.sampled_from(PAD_MODES))
+@settings(max_examples=150, deadline=None)
+@given(grids_with_cells(), st.tuples(st.sampled_from(PAD_MODES), st.sampled_from(PAD_MODES)))
 def test_a_window_holds_enough_for_the_patches_that_the_whole_image_gives(grid_and_cells, pad):
     grid, cells = grid_and_cells
     image = positions(grid.rows.length, grid.cols.length, 2, "uint16")
@@ -94,9 +104,10 @@ def test_a_window_holds_enough_for_the_patches_that_the_whole_image_gives(grid_a
     window = crop(image, plan.source).copy()
 
     assert window.shape[:2] == (plan.source.height, plan.source.width)
-    assert_same(
-        cut(cached_cutter(grid.box(0)[2:], 2, "uint16", 7), window, plan), cut_with_numpy(image, grid, pad, 7)[indices]
+    cutter = cached_cutter(
+        (grid.rows.size, grid.cols.size), 2, "uint16", 7, dilation=(grid.rows.dilation, grid.cols.dilation)
     )
+    assert_same(cut(cutter, window, plan), cut_with_numpy(image, grid, pad, 7)[indices])
     assert plan.starts.tolist() == [list(grid.box(index)[:2]) for index in indices]
 
 
@@ -170,6 +181,33 @@ def test_drop_gives_the_valid_patches_of_tensorflow(dtype, stride):
 
     assert expected.shape[1:3] == (grid.rows.count, grid.cols.count)
     assert_same(patches, expected.reshape(-1, 4, 5, 3))
+
+
+@pytest.mark.parametrize("dilation", [(2, 2), (3, 1)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3), (9, 8)])
+def test_dilated_patches_under_drop_are_the_valid_patches_of_tensorflow(stride, dilation):
+    grid = Grid.of((19, 23), (4, 5), stride, "drop", dilation)
+    image = positions(19, 23, 3, "float32")
+    expected = tf.image.extract_patches(image[None], [1, 4, 5, 1], [1, *stride, 1], [1, *dilation, 1], "VALID").numpy()
+    cutter = cached_cutter((4, 5), 3, "float32", dilation=dilation)
+    patches = cut(cutter, image, plan_window(grid, all_cells(grid), "reflect"))
+
+    assert expected.shape[1:3] == (grid.rows.count, grid.cols.count)
+    assert_same(patches, expected.reshape(-1, 4, 5, 3))
+
+
+@pytest.mark.parametrize("shape", [(16, 20), (17, 23), (1, 1), (3, 40)])
+def test_zeros_around_the_image_are_the_same_patches_of_tensorflow(shape):
+    """SAME puts half of its zeros before the image, which is a negative origin; with stride = size the counts agree."""
+    size = (4, 5)
+    missing = [-length % side for length, side in zip(shape, size)]
+    grid = Grid.of(shape, size, size, "pad", origin=tuple(-(n // 2) for n in missing))
+    image = positions(*shape, 3, "float32")
+    expected = tf.image.extract_patches(image[None], [1, *size, 1], [1, *size, 1], [1, 1, 1, 1], "SAME").numpy()
+    patches = cut(cached_cutter(size, 3, "float32"), image, plan_window(grid, all_cells(grid), "constant"))
+
+    assert expected.shape[1:3] == (grid.rows.count, grid.cols.count)
+    assert_same(patches, expected.reshape(-1, *size, 3))
 
 
 def test_one_trace_serves_windows_of_all_sizes_with_and_without_padding():

@@ -16,10 +16,10 @@ from transforms import moments
 def make_receipt(name, number, pixels):
     """A receipt whose numbers follow from its own number, of images that other shards hold, too."""
     rejected = (Rejected("read", "corrupt_data", "x", f"i{number % 3}", 0, 0, 0, 8, 8, 2),) if number % 4 == 1 else ()
-    images = {f"i{number % 3}": (number + 2, number, 2 if rejected else 0), f"j{number}": (1, 1, 0)}
+    images = {f"i{number % 3}": (number + 3, number, 1, 2 if rejected else 0), f"j{number}": (1, 1, 0, 0)}
     return ShardResult(
         plan=f"plan {number}", shard=name, records=number + 1, bytes=100 + number, sha256="a" * 64, index_bytes=7,
-        index_sha256="b" * 64, images=images, labels={"cat": number, "": 1}, rejected=rejected,
+        index_sha256="b" * 64, images=images, labels={"cat": number, "": 1}, filtered={"tissue": 1}, rejected=rejected,
         moments=moments.to_json(moments.measure(pixels)),
     )  # fmt: skip
 
@@ -53,10 +53,11 @@ def test_the_sums_are_those_of_all_receipts_at_once(written, tmp_path):
     assert found.shards["rejected"].to_pylist() == [int(number % 4 == 1) for number in range(11)]
     assert found.labels == {"cat": sum(range(11)), "": 11}
     assert sorted(found.rejected) == sorted(row for receipt in receipts for row in receipt.rejected)
-    counted = {row["image_id"]: (row["planned"], row["written"], row["rejected"]) for row in found.images.to_pylist()}
-    of = lambda i, n: sum(receipt.images.get(i, (0, 0, 0))[n] for receipt in receipts)
+    assert found.filtered == {"tissue": 11}
+    counted = {image_id: tuple(counts) for image_id, *counts in map(dict.values, found.images.to_pylist())}
+    of = lambda i, n: sum(receipt.images.get(i, (0, 0, 0, 0))[n] for receipt in receipts)
     ids = {image_id for receipt in receipts for image_id in receipt.images}
-    assert counted == {image_id: (of(image_id, 0), of(image_id, 1), of(image_id, 2)) for image_id in ids}
+    assert counted == {image_id: tuple(of(image_id, n) for n in range(4)) for image_id in ids}
     flat = pixels.reshape(-1, 3).astype(np.float64)
     assert found.moments.count.tolist() == [len(flat)] * 3
     np.testing.assert_allclose(found.moments.mean, flat.mean(axis=0), rtol=1e-12)

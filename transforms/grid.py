@@ -1,7 +1,8 @@
 """Which patches an image has: pure integers, from an index to a box and back, with named edge policies.
 
-An axis is cut into patches of ``size`` pixels whose starts are ``stride`` pixels apart. What happens where the
-last patch does not end at the border is the *edge policy*:
+Along an axis a patch takes ``size`` pixels that lie ``dilation`` apart and so spans ``(size - 1) * dilation + 1``. The
+first patch starts at ``origin``, the next ones ``stride`` pixels apart. What happens where the last patch does not end
+at the border is the *edge policy*:
 
 ========  ==========================================================  =========================================
 policy    what it does                                                coverage (for ``stride <= size``)
@@ -12,8 +13,20 @@ pad       lets the last patch reach past the border, filled by a      every pixe
 shift     moves the last patch back so that it ends at the border     every pixel in at least one patch
 ========  ==========================================================  =========================================
 
-With ``stride > size`` the gaps between patches stay uncovered, but for pixels that a shifted last patch takes in. An
-axis shorter than one patch has no patch under ``drop`` and ``shift`` and one padded patch under ``pad``.
+The column holds for ``dilation = 1`` and ``origin <= 0``. In general a pixel lies in as many patches as
+:meth:`Axis.coverage` says: the number of patches ``i`` for which ``pixel - start(i)`` is one of ``0, dilation, ...,
+(size - 1) * dilation``. So:
+
+- under ``drop`` and ``pad``, from ``size - stride`` pixels behind the first start to as many before the last end, a
+  pixel lies in ``size / stride`` patches, rounded down or up, so in exactly as many where that is whole; under
+  ``shift`` the same holds without the last patch, which adds one to its pixels (``dilation = 1``);
+- pixels before a positive ``origin`` lie in none, but for those that a shifted patch takes in;
+- with ``stride > size`` the gaps between patches stay uncovered, again but for a shifted last patch;
+- with ``dilation > 1`` the pixels that are skipped are covered only where another patch hits them.
+
+An axis shorter than the span of a patch has no patch under ``drop`` and ``shift`` and one padded patch under ``pad``;
+an axis that ends before ``origin`` has none at all. A negative ``origin`` lets the first patches reach past the first
+border, which needs ``pad``.
 """
 
 from __future__ import annotations
@@ -44,12 +57,22 @@ class Axis(NamedTuple):
     >>> shifted = Axis(length=9, size=4, stride=3, edge="shift")
     >>> [shifted.start(i) for i in range(shifted.count)]
     [0, 3, 5]
+    >>> dilated = Axis(length=10, size=3, stride=4, edge="pad", dilation=2, origin=-1)
+    >>> [list(dilated.pixels(i)) for i in range(dilated.count)]
+    [[-1, 1, 3], [3, 5, 7], [7, 9, 11]]
     """
 
     length: int
     size: int
     stride: int
     edge: Edge
+    dilation: int = 1
+    origin: int = 0
+
+    @property
+    def span(self) -> int:
+        """Pixels from the first to the last of a patch, both included."""
+        return (self.size - 1) * self.dilation + 1
 
     @property
     def count(self) -> int:
@@ -58,25 +81,48 @@ class Axis(NamedTuple):
         A patch beyond the first is needed while pixels remain behind the previous one. With overlap those are the
         pixels after its *end*, which is why the padding follows from the stride and not from a multiple of the size.
         """
-        if self.length < self.size and self.edge != "pad":
+        if self.origin >= self.length or (self.length < self.span and self.edge != "pad"):
             return 0
         if self.edge == "drop":
-            return (self.length - self.size) // self.stride + 1
-        left = self.length - max(self.size, self.stride)
+            return max(0, (self.length - self.span - self.origin) // self.stride + 1)
+        left = self.length - self.origin - max(self.span, self.stride)
         return 1 + max(0, -(-left // self.stride))
 
     def start(self, index: int) -> int:
-        """First pixel of patch ``index``, always inside the image."""
-        start = index * self.stride
-        return min(start, self.length - self.size) if self.edge == "shift" else start
+        """First pixel of patch ``index``; inside the image but for a negative origin."""
+        start = self.origin + index * self.stride
+        return min(start, self.length - self.span) if self.edge == "shift" else start
+
+    def pixels(self, index: int) -> range:
+        """The pixels of patch ``index``; some may lie outside the image under ``pad``."""
+        return range(self.start(index), self.start(index) + self.span, self.dilation)
 
     def first_from(self, pixel: int) -> int:
-        """Smallest index whose patch starts at ``pixel`` or later; ``count`` if there is none."""
-        index = min(max(0, -(-pixel // self.stride)), self.count)
+        """Smallest index whose patch has its first pixel inside the image at ``pixel`` or later; else ``count``."""
+        if pixel <= 0:
+            return 0
+        index = min(max(0, -(-(pixel - self.origin) // self.stride)), self.count)
         # Under "shift" the last start lies before its multiple of the stride.
         if index == self.count - 1 and self.start(index) < pixel:
             return self.count
         return index
+
+    def touching(self, pixel: int, end: int) -> range:
+        """The patches whose span reaches into the pixels ``pixel .. end - 1`` of the image.
+
+        >>> Axis(length=10, size=4, stride=3, edge="pad").touching(3, 6)
+        range(0, 2)
+        """
+        first = min(max(0, (pixel - self.span - self.origin) // self.stride + 1), self.count)
+        return range(first, max(first, self.first_from(end)))
+
+    def coverage(self, pixel: int) -> int:
+        """In how many patches a pixel of the image lies.
+
+        >>> [Axis(length=9, size=4, stride=2, edge="shift").coverage(pixel) for pixel in range(9)]
+        [1, 1, 2, 2, 2, 3, 2, 2, 1]
+        """
+        return sum(pixel in self.pixels(index) for index in self.touching(pixel, pixel + 1))
 
 
 class Grid(NamedTuple):
@@ -86,14 +132,24 @@ class Grid(NamedTuple):
     cols: Axis
 
     @classmethod
-    def of(cls, shape: tuple[int, int], size: tuple[int, int], stride: tuple[int, int], edge: Edge) -> Grid:
-        """The grid of an image of ``shape = (height, width)``; ``size`` and ``stride`` are ``(row, col)`` too.
+    def of(
+        cls,
+        shape: tuple[int, int],
+        size: tuple[int, int],
+        stride: tuple[int, int],
+        edge: Edge | tuple[Edge, Edge],
+        dilation: tuple[int, int] = (1, 1),
+        origin: tuple[int, int] = (0, 0),
+    ) -> Grid:
+        """The grid of an image of ``shape = (height, width)``; the others are ``(row, col)`` too, or one edge for both.
 
         >>> grid = Grid.of((5, 9), size=(2, 4), stride=(2, 3), edge="drop")
         >>> grid.count, grid.box(3)
         (4, Box(row=2, col=3, height=2, width=4))
         """
-        return cls(Axis(shape[0], size[0], stride[0], edge), Axis(shape[1], size[1], stride[1], edge))
+        edges = (edge, edge) if isinstance(edge, str) else edge
+        rows, cols = (Axis(*axis) for axis in zip(shape, size, stride, edges, dilation, origin))
+        return cls(rows, cols)
 
     @property
     def count(self) -> int:
@@ -101,12 +157,15 @@ class Grid(NamedTuple):
         return self.rows.count * self.cols.count
 
     def box(self, index: int) -> Box:
-        """The pixels of patch ``index``; under ``pad`` the box may reach past the bottom and right border."""
+        """The pixels that patch ``index`` spans; under ``pad`` the box may reach past the borders."""
         row, col = divmod(index, self.cols.count)
-        return Box(self.rows.start(row), self.cols.start(col), self.rows.size, self.cols.size)
+        return Box(self.rows.start(row), self.cols.start(col), self.rows.span, self.cols.span)
 
     def cells(self, area: Box) -> Cells:
-        """The patches whose first pixel lies in ``area``; areas that tile the image share no patch and miss none."""
+        """The patches whose first pixel in the image lies in ``area``.
+
+        Areas that tile the image share no patch and miss none.
+        """
         return Cells(
             self.rows.first_from(area.row),
             self.rows.first_from(area.row + area.height),

@@ -34,32 +34,42 @@ class WindowPlan(NamedTuple):
     starts: np.ndarray
 
 
-def plan_window(grid: Grid, cells: Cells, pad: PadMode) -> WindowPlan:
+def plan_window(grid: Grid, cells: Cells, pad: PadMode | tuple[PadMode, PadMode], margin: int = 0) -> WindowPlan:
     """What has to be read for the patches ``cells`` of ``grid``, and where they lie in it.
+
+    ``pad`` is one mode for both axes or one for rows and one for columns. ``margin`` pixels more are cut on every side
+    of every patch, of the image or, beyond its border, made up by ``pad``; ``starts`` stays that of the patch.
 
     >>> grid = Grid.of((5, 9), size=(4, 4), stride=(3, 3), edge="pad")
     >>> plan = plan_window(grid, Cells(1, 2, 0, 1), "reflect")
     >>> plan.source, plan.row_fill.tolist()
     (Box(row=2, col=0, height=3, width=4), [1, 2, 1, 0])
     """
-    row, height, row_fill, row_starts = _plan_axis(grid.rows, cells.row_from, cells.row_to, pad)
-    col, width, col_fill, col_starts = _plan_axis(grid.cols, cells.col_from, cells.col_to, pad)
+    row_pad, col_pad = (pad, pad) if isinstance(pad, str) else pad
+    row, height, row_fill, row_starts = _plan_axis(grid.rows, cells.row_from, cells.row_to, row_pad, margin)
+    col, width, col_fill, col_starts = _plan_axis(grid.cols, cells.col_from, cells.col_to, col_pad, margin)
     starts = np.stack(np.meshgrid(row_starts, col_starts, indexing="ij"), axis=-1).reshape(-1, 2)
     rows, cols = ((s - s[0]).astype(np.int32) for s in (row_starts, col_starts))
     return WindowPlan(Box(row, col, height, width), row_fill, col_fill, rows, cols, starts)
 
 
-def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode) -> tuple[int, int, np.ndarray, np.ndarray]:
+def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode, margin: int) -> tuple[int, int, np.ndarray, np.ndarray]:
     """(first pixel to read, number of pixels, fill ``[L]`` int32 relative to it, starts ``[end - first]`` int64)."""
     starts = np.array([axis.start(i) for i in range(first, end)], np.int64)
-    index = source_index(np.arange(starts[0], starts[-1] + axis.size), axis.length, pad)
+    around = margin * axis.dilation
+    index = source_index(np.arange(starts[0] - around, starts[-1] + axis.span + around), axis.length, pad)
     low = int(index[index >= 0].min())
     fill = np.where(index >= 0, index - low, -1).astype(np.int32)
     return low, int(index.max()) + 1 - low, fill, starts
 
 
 def make_cutter(
-    size: tuple[int, int], channels: int, dtype: str, pad_value: float = 0, jit_compile: bool = False
+    size: tuple[int, int],
+    channels: int,
+    dtype: str,
+    pad_value: float = 0,
+    jit_compile: bool = False,
+    dilation: tuple[int, int] = (1, 1),
 ) -> tf.types.experimental.PolymorphicFunction:
     """Returns the traced function behind :func:`cut`: one trace serves windows and patch counts of all sizes.
 
@@ -69,6 +79,7 @@ def make_cutter(
         dtype: NumPy name of its dtype, e.g. ``"uint16"``.
         pad_value: what ``constant`` padding fills in.
         jit_compile: compile with XLA, once for each window shape; for windows of one fixed size.
+        dilation: pixels from one pixel of a patch to the next, down and across.
 
     Returns:
         ``f(window [h, w, channels], row_fill [H'], col_fill [W'], rows [R], cols [C]) -> [R * C, *size, channels]``,
@@ -91,7 +102,11 @@ def make_cutter(
 
     def anywhere(window, rows, cols):
         corners = tf.reshape(tf.stack(tf.meshgrid(rows, cols, indexing="ij"), axis=-1), [-1, 2])
-        slice_at = lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape)
+        if dilation == (1, 1):
+            slice_at = lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape)
+        else:
+            down, across = (tf.range(size[axis]) * dilation[axis] for axis in (0, 1))
+            slice_at = lambda corner: tf.gather(tf.gather(window, corner[0] + down), corner[1] + across, axis=1)
         return tf.map_fn(slice_at, corners, fn_output_signature=patch)
 
     def counts(index, step=1):
@@ -109,7 +124,7 @@ def make_cutter(
         def cut_window(window, row_fill, col_fill, rows, cols):
             window = tf.cond(counts(row_fill), lambda: window, lambda: fill(window, row_fill, 0))
             window = tf.cond(counts(col_fill), lambda: window, lambda: fill(window, col_fill, 1))
-            regular = counts(rows, size[0]) & counts(cols, size[1])
+            regular = counts(rows, size[0]) & counts(cols, size[1]) & (dilation == (1, 1))
             return tf.cond(regular, lambda: side_by_side(window, rows, cols), lambda: anywhere(window, rows, cols))
 
     return cut_window

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline import storage, versions
 from pipeline.build import begin, make_pipeline, unchanged
 from pipeline.config import Config, ConfigError, load_config
-from pipeline.listing import list_images, make_listing
+from pipeline.listing import find_images
 from pipeline.runners import parse_options
 
 
@@ -56,7 +56,7 @@ def submit(config: Config, options: Any) -> str | None:
         The folder of the version that the job writes to, the one that an unfinished build left if there is one;
         None if the published version is of the same images and configuration.
     """
-    listing = make_listing(list_images(config.input))
+    config, listing = find_images(config)
     with versions.exclusively(config.output.path):
         if unchanged(config, listing):
             return None

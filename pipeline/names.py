@@ -1,0 +1,42 @@
+"""How an image comes to its label, its group and its split by the rules of the configuration."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pipeline.config import Config, Constant, Regex
+from pipeline.elements import Unreadable, digest
+
+
+def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:
+    """The label or group of an image.
+
+    Raises:
+        Unreadable: ``no_name`` where a regular expression does not match.
+
+    >>> name_of("tumor/patient7/a.svs", Regex(regex="(patient[0-9]+)"))
+    'patient7'
+    """
+    if source is None:
+        return ""
+    if source == "image":
+        return image_id
+    if source == "folder":
+        return image_id.rpartition("/")[0].rpartition("/")[2]
+    if isinstance(source, Constant):
+        return source.constant
+    found = re.search(source.regex, image_id)
+    if not found or found[1] is None:
+        raise Unreadable("no_name", f"the expression {source.regex!r} finds no name in the image id {image_id!r}")
+    return found[1]
+
+
+def split_of(group: str, config: Config) -> str:
+    """The split of a group: by its digest alone, so that other images coming or going do not move it."""
+    share = digest(config.seed, "split", group) / 2**64
+    for name, fraction in config.splits.items():
+        share -= fraction
+        if share < 0:
+            return name
+    return [name for name, fraction in config.splits.items() if fraction][-1]  # the fractions' rounding error

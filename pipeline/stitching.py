@@ -1,0 +1,192 @@
+"""Put an image together again: from the patches of a dataset, or from what a model made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.config import Config, ConfigError
+from pipeline.dataset import Dataset
+from pipeline.elements import index_file
+from pipeline.plan import grid_of
+from pipeline.pyramid import write_pyramid
+from transforms.example import patch_key
+from transforms.grid import Box
+from transforms.stitch import Blend, plan_stitch, stitch_window
+
+
+class Source(NamedTuple):
+    """Patches by their keys.
+
+    Attributes:
+        read: key -> ``[height, width, channels]``.
+        keys: that are there.
+        channels, dtype: of all of them.
+    """
+
+    read: Callable[[str], np.ndarray]
+    keys: set[str]
+    channels: int
+    dtype: np.dtype
+
+
+class Stitched(NamedTuple):
+    """What was written: the shape of the picture, the patches it is made of, and those that were not there."""
+
+    shape: tuple[int, int, int]
+    patches: int
+    missing: int
+
+
+def stitch_image(
+    dataset: Dataset,
+    image_id: str,
+    path: str,
+    *,
+    predictions: str | None = None,
+    blend: Blend = "average",
+    labels: bool = False,
+    fill: float = 0,
+) -> Stitched:
+    """Writes one image of a dataset as a tiled TIFF with reduced levels, window by window.
+
+    Args:
+        dataset: a complete version.
+        image_id: identity of the image.
+        path: the local file to write.
+        predictions: a local folder, see :func:`open_predictions`; without it the patches themselves.
+        blend: what happens where patches overlap, see ``transforms.stitch``.
+        labels: the values are classes, which are never averaged: overlaps are cropped, reduced levels are picked.
+        fill: value of the pixels that lie in no patch.
+
+    Raises:
+        ConfigError: if the image or the predictions are not there or do not fit.
+    """
+    config = Config.model_validate(dataset.manifest["config"])
+    if config.patch.crops:
+        raise ConfigError(
+            f"{dataset.folder}: random crops do not cover an image; stitch a dataset that is cut in a grid"
+        )
+    grid = grid_of(_size_of(dataset, image_id), config)
+    level = config.input.level
+    source = open_predictions(predictions, image_id, config) if predictions else open_patches(dataset, image_id)
+    keys = lambda cells: [
+        patch_key(image_id, level, grid.rows.start(row), grid.cols.start(col))
+        for row in range(cells.row_from, cells.row_to)
+        for col in range(cells.col_from, cells.col_to)
+    ]
+    shape = (grid.rows.length, grid.cols.length, source.channels)
+
+    def read(box: Box) -> np.ndarray:
+        plan = plan_stitch(grid, box, "crop" if labels else blend)
+        wanted = keys(plan.cells)
+        present = np.array([key in source.keys for key in wanted], bool)
+        patches = np.zeros((len(wanted), *config.patch.size, source.channels), source.dtype)
+        for number in np.flatnonzero(present):
+            patches[number] = source.read(wanted[number])
+        return stitch_window(patches, plan, fill, present)
+
+    write_pyramid(path, shape, source.dtype, read, average=not labels)
+    return Stitched(shape, len(source.keys), grid.count - len(source.keys))
+
+
+class _Size(NamedTuple):
+    height: int
+    width: int
+
+
+def _size_of(dataset: Dataset, image_id: str) -> _Size:
+    with storage.open_read(storage.join(dataset.folder, "images.parquet")) as file:
+        table = pq.read_table(file, columns=["height", "width"], filters=[("image_id", "=", image_id)])
+    rows = table.to_pylist()
+    if not rows or rows[0]["height"] is None:
+        what = "was rejected as a whole, see rejected.jsonl" if rows else "is not there; images.parquet lists all"
+        raise ConfigError(f"--image {image_id}: {what} in {dataset.folder}")
+    return _Size(rows[0]["height"], rows[0]["width"])
+
+
+def open_patches(dataset: Dataset, image_id: str) -> Source:
+    """The patches of an image as they are in the dataset."""
+    rows: dict[str, dict[str, Any]] = {}
+    for shard in dataset.shard_table()["shard"].to_pylist():
+        with storage.open_read(storage.join(dataset.folder, index_file(shard["shard"]))) as file:
+            columns = ["key", "shard", "image_offset", "image_length"]
+            table = pq.read_table(file, columns=columns, filters=[("image_id", "=", image_id)])
+        rows |= {row["key"]: row for row in table.to_pylist()}
+    config = dataset.manifest["config"]["input"]
+    read = lambda key: dataset.patch(rows[key])
+    return Source(read, set(rows), config["channels"], np.dtype(config["dtype"]))
+
+
+def open_predictions(folder: str, image_id: str, config: Config) -> Source:
+    """What a model made of patches, saved by any framework.
+
+    The folder holds pairs of files: ``NAME.npy``, an array ``[N, height, width]`` or ``[N, height, width, C]`` of the
+    size of a patch, or ``[N, C]`` with a prediction for each patch as a whole, and ``NAME.keys``, a text with the
+    ``key`` of a patch in each of its N lines. Arrays may be larger than memory; objects are not unpickled.
+
+    Raises:
+        ConfigError: if a file is missing, or does not fit the others or the dataset.
+    """
+    places: dict[str, tuple[str, int]] = {}
+    arrays: dict[str, np.memmap] = {}
+    names = sorted(n for n in os.listdir(folder) if n.endswith(".npy")) if os.path.isdir(folder) else []
+    if not names:
+        raise ConfigError(f"--predictions {folder}: holds no NAME.npy with a NAME.keys beside it")
+    for name in names:
+        path = os.path.join(folder, name)
+        arrays[path] = _open_array(path, config.patch.size)
+        for number, key in enumerate(_keys(path.removesuffix(".npy") + ".keys", len(arrays[path]))):
+            if key.startswith(f"{image_id}#"):
+                places[key] = (path, number)
+    kinds = {(_channels(array), array.dtype) for array in arrays.values()}
+    if len(kinds) > 1:
+        raise ConfigError(f"--predictions {folder}: the arrays differ in channels or dtype: {sorted(map(str, kinds))}")
+    if not places:
+        raise ConfigError(f"--predictions {folder}: no key of {image_id!r} is there")
+    ((channels, dtype),) = kinds
+
+    def read(key: str) -> np.ndarray:
+        path, number = places[key]
+        array, size = arrays[path], arrays[path][:1].nbytes
+        # Read, not taken from the map: its pages would stay in the memory of the process.
+        values = np.fromfile(path, array.dtype, size // array.itemsize, offset=array.offset + number * size)
+        whole = array.ndim == 2
+        return values.reshape((1, 1, channels) if whole else (*config.patch.size, channels))
+
+    return Source(read, set(places), channels, dtype)
+
+
+def _channels(array: np.ndarray) -> int:
+    return array.shape[1] if array.ndim == 2 else array.shape[3] if array.ndim == 4 else 1
+
+
+def _open_array(path: str, size: tuple[int, int]) -> np.memmap:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if array.ndim not in (2, 3, 4) or (array.ndim > 2 and array.shape[1:3] != size):
+        raise ConfigError(
+            f"{path}: has the shape {array.shape}; expected [N, {size[0]}, {size[1]}(, C)], or [N, C] for one "
+            "prediction for each patch"
+        )
+    if array.dtype.kind not in "uif" or not array.flags.c_contiguous:
+        raise ConfigError(f"{path}: {array.dtype} in this order is not read; save np.ascontiguousarray of numbers")
+    return array
+
+
+def _keys(path: str, count: int) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            keys = file.read().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(keys) != count:
+        raise ConfigError(f"{path}: has {len(keys)} lines for {count} predictions")
+    return keys

@@ -1,0 +1,103 @@
+"""Weighted sums of pixels along the two axes of an image, each axis for itself.
+
+What stitching, blending and resampling have in common: every pixel of the result is a weighted sum of a few pixels of
+the source, its *taps*, and the weights are products of one number for the row and one for the column.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+
+class Taps(NamedTuple):
+    """Where the pixels of one axis come from.
+
+    Attributes:
+        pixel: ``[N, K]`` int32: pixels of the source. Where a pixel has fewer than K taps, the first stands again.
+        weight: ``[N, K]`` float64: their weights, 0 for those that stand again.
+    """
+
+    pixel: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def empty(self) -> np.ndarray:
+        """``[N]`` bool: pixels that come from nowhere."""
+        return np.asarray(self.weight.sum(axis=1) == 0)
+
+
+def make_taps(target: np.ndarray, source: np.ndarray, weight: np.ndarray, count: int) -> Taps:
+    """Taps from single contributions, with the weights of each pixel scaled to the sum 1.
+
+    Args:
+        target: ``[M]`` integers in ``0 .. count - 1``: the pixel of the result.
+        source: ``[M]`` integers: the pixel of the source.
+        weight: ``[M]``, above 0.
+        count: pixels of the result.
+
+    >>> taps = make_taps(np.array([0, 2, 2]), np.array([5, 6, 7]), np.array([1, 1, 3]), count=3)
+    >>> taps.pixel.tolist(), taps.weight.tolist()
+    ([[5, 5], [0, 0], [6, 7]], [[1.0, 0.0], [0.0, 0.0], [0.25, 0.75]])
+    """
+    order = np.argsort(target, kind="stable")
+    target, source, weight = target[order], source[order], np.asarray(weight, np.float64)[order]
+    each = np.bincount(target, minlength=count)
+    first = np.cumsum(each) - each
+    slot = np.arange(len(target)) - first[target]
+    width = max(1, int(each.max(initial=0)))
+    index = np.zeros((count, width), np.int32)
+    index[each > 0] = source[first[each > 0], None]
+    weights = np.zeros((count, width))
+    index[target, slot], weights[target, slot] = source, weight
+    total = weights.sum(axis=1, keepdims=True)
+    return Taps(index, np.divide(weights, total, out=weights, where=total > 0))
+
+
+def weigh(pixels: np.ndarray | tf.Tensor, rows: Taps, cols: Taps) -> tf.Tensor:
+    """The weighted sums ``[N, M, C]`` of ``pixels [H, W, C]``, in their dtype.
+
+    Sums are made in float64, the rows' before the columns' and the taps in their order, so that a pixel of the result
+    does not depend on what is computed beside it. Integers are rounded, halves to the even neighbour. Where every pixel
+    has one tap, values are copied and nothing is computed; a pixel without taps is 0.
+    """
+    return _traced(tf.as_dtype(pixels.dtype))(pixels, *rows, *cols)
+
+
+@functools.cache
+def _traced(dtype: tf.DType) -> tf.types.experimental.PolymorphicFunction:
+    """One trace for all sizes and numbers of taps."""
+    index, weight = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)
+
+    def along(pixels, index, weight, axis):
+        shape = [-1, 1, 1] if axis == 0 else [1, -1, 1]
+        tap = lambda k: tf.cast(tf.gather(pixels, index[:, k], axis=axis), tf.float64)
+        # Weight 0 gives 0, whatever stands there: a NaN belongs to the pixels whose tap it is.
+        term = lambda k: tf.math.multiply_no_nan(tap(k), tf.reshape(weight[:, k], shape))
+        more = lambda k, total: (k + 1, total + term(k))
+        shapes = (tf.TensorShape([]), tf.TensorShape([None, None, None]))
+        return tf.while_loop(lambda k, _: k < tf.shape(index)[1], more, (1, term(0)), shapes)[1]
+
+    def finished(total):
+        if dtype.is_integer:
+            total = tf.clip_by_value(tf.round(total), dtype.min, dtype.max)
+        return tf.cast(total, dtype)
+
+    def copied(pixels, rows, cols, row_weight, col_weight):
+        picked = tf.gather(tf.gather(pixels, rows[:, 0]), cols[:, 0], axis=1)
+        known = (row_weight[:, 0] > 0)[:, None, None] & (col_weight[:, 0] > 0)[None, :, None]
+        return tf.cond(tf.reduce_all(known), lambda: picked, lambda: tf.where(known, picked, tf.zeros([], dtype)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None], dtype), index, weight, index, weight])
+    def weighted(pixels, rows, row_weight, cols, col_weight):
+        single = (tf.shape(rows)[1] == 1) & (tf.shape(cols)[1] == 1)
+        return tf.cond(
+            single,
+            lambda: copied(pixels, rows, cols, row_weight, col_weight),
+            lambda: finished(along(along(pixels, rows, row_weight, 0), cols, col_weight, 1)),
+        )
+
+    return weighted
