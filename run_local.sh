@@ -3,6 +3,7 @@
 #
 #   ./run_local.sh         builds datasets from the sample images
 #   ./run_local.sh test    runs the checks and the tests
+#   ./run_local.sh minio   runs the tests of S3 against a MinIO, which it builds with Go the first time
 #   ./run_local.sh heavy   runs the tests that take minutes and gigabytes
 #
 # PYTHON chooses the interpreter (3.11, 3.12 or 3.13).
@@ -52,5 +53,13 @@ case "${1:-}" in
         set_up
         .venv/bin/python -m pytest -m heavy "${@:2}"
         ;;
-    *) fail "unknown command $1; there are test and heavy, and none at all builds the samples" ;;
+    minio)
+        set_up
+        if [ ! -x .venv/bin/minio ]; then
+            command -v go >/dev/null || fail "needs Go to build MinIO; on Debian: apt-get install golang"
+            GOBIN="$PWD/.venv/bin" go install github.com/minio/minio@latest
+        fi
+        PATCHBEAM_MINIO="$PWD/.venv/bin/minio" .venv/bin/python -m pytest tests/test_stores.py "${@:2}"
+        ;;
+    *) fail "unknown command $1; there are test, minio and heavy, and none at all builds the samples" ;;
 esac
