@@ -3,6 +3,7 @@
 #
 #   ./run_local.sh         builds datasets from the sample images
 #   ./run_local.sh test    runs the checks and the tests
+#   ./run_local.sh minio   runs the tests of S3 against a MinIO, which it builds with Go the first time
 #   ./run_local.sh heavy   runs the tests that take minutes and gigabytes
 #   ./run_local.sh flink   starts a Flink cluster, builds there, also with workers killed, and compares the bytes;
 #                          then checks the files for Kubernetes and Docker. Needs Java and Maven
@@ -61,5 +62,13 @@ case "${1:-}" in
         .venv/bin/python deploy/flink/compare.py
         .venv/bin/python -m pytest -m flink "${@:2}"
         ;;
-    *) fail "unknown command $1; there are test, heavy and flink, and none at all builds the samples" ;;
+    minio)
+        set_up
+        if [ ! -x .venv/bin/minio ]; then
+            command -v go >/dev/null || fail "needs Go to build MinIO; on Debian: apt-get install golang"
+            GOBIN="$PWD/.venv/bin" go install github.com/minio/minio@latest
+        fi
+        PATCHBEAM_MINIO="$PWD/.venv/bin/minio" .venv/bin/python -m pytest tests/test_stores.py "${@:2}"
+        ;;
+    *) fail "unknown command $1; there are test, heavy, flink and minio, and none at all builds the samples" ;;
 esac

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import storage, versions
 from pipeline.config import ConfigError
 from pipeline.elements import FORMAT, shard_file
+from pipeline.records import read_record
 from transforms.encoding import decode_patch
 
 SHARDS = "shards.parquet"
@@ -141,7 +142,23 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         return example | {"image": decode(example["image"])}
 
     files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]
-    return tf.data.TFRecordDataset(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    return _payloads(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _payloads(files: list[str]) -> tf.data.Dataset:
+    """The serialized Examples; TensorFlow reads no stores but Google's, and that without our retries."""
+    import tensorflow as tf
+
+    if all(map(storage.is_local, files)):
+        return tf.data.TFRecordDataset(files)
+
+    def read():
+        for path in files:
+            with storage.open_read(path) as file:
+                while record := read_record(file):
+                    yield record[0]
+
+    return tf.data.Dataset.from_generator(read, output_signature=tf.TensorSpec([], tf.string))
 
 
 def _decoder(encoding: str, dtype: tf.DType, shape: list[int]):

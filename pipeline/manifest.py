@@ -16,7 +16,7 @@ import math
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from pipeline import storage
 from pipeline.config import OWN_COLUMNS, Config, ConfigError, Input, column_problem, secret_in
@@ -130,8 +130,8 @@ def _rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
         file = storage.open_read(uri)
     except OSError as error:
         raise ConfigError(f"input.manifest: {uri!r} cannot be read: {error.strerror or error}") from error
-    with file:
-        yield from read(file, uri)
+    with io.BufferedReader(cast(io.RawIOBase, file), 1 << 20) as buffered:
+        yield from read(buffered, uri)
 
 
 def _csv_rows(file: Any, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:

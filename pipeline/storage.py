@@ -1,7 +1,7 @@
 """Files by path or URI: the few things that a build asks of a file system.
 
 Local paths go through the standard library, which is fast to import and can flush and rename atomically; everything
-with a scheme (``gs://``, ``s3://`` ...) goes through Beam's file systems.
+with a scheme (``gs://``, ``s3://`` ...) goes through ``pipeline.stores``, and is read by ranges.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipeline.stores import Object
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -84,10 +87,9 @@ def _translate(pattern: str) -> str:
 def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[Found]:
     """The files below a folder, sorted; of local ones those with at most ``depth`` names in their path."""
     if not is_local(folder):
-        from apache_beam.io.filesystems import FileSystems
+        from pipeline.stores import objects_below
 
-        matched = FileSystems.match([join(folder, "**")])[0].metadata_list
-        files = [Found(m.path, f"{m.size_in_bytes}-{m.last_updated_in_seconds}") for m in matched]
+        files = [Found(found.uri, found.fingerprint) for found in objects_below(f"{folder}/")]
         yield from sorted(files, key=lambda found: found.uri.split("/"))
         return
     try:
@@ -123,24 +125,32 @@ def _fingerprint(uri: str) -> str | None:
         except OSError:
             return None
         return f"{status.st_size}-{status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else None
-    from apache_beam.io.filesystems import FileSystems
+    found = _stat(uri)
+    return found.fingerprint if found else None
 
-    found = FileSystems.match([uri])[0].metadata_list
-    return f"{found[0].size_in_bytes}-{found[0].last_updated_in_seconds}" if found else None
+
+def _stat(uri: str) -> Object | None:
+    """What there is in a store."""
+    from pipeline.stores import insist, store_of
+
+    store = store_of(uri)
+    try:
+        return insist(lambda: store.stat(uri))
+    except FileNotFoundError:
+        return None
 
 
 def open_read(uri: str) -> BinaryIO:
-    """A seekable binary file.
+    """A seekable binary file; of one in a store only what is read is fetched, see ``pipeline.ranges``.
 
     Raises:
         OSError: if it cannot be opened.
     """
     if is_local(uri):
         return open(uri, "rb")
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
+    from pipeline.ranges import RangeFile
 
-    return FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+    return cast(BinaryIO, RangeFile(uri))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -153,21 +163,31 @@ def read_bytes(uri: str) -> bytes:
 def atomic_write(uri: str) -> Iterator[BinaryIO]:
     """A file that appears under ``uri`` complete or not at all, whatever happens before the end of the block.
 
-    It is written under a name of its own, so that two workers that write the same file do not disturb each other.
+    Locally it is written under a name of its own, so that two workers that write the same file do not disturb each
+    other. For a store it waits in a temporary file: what is sent there appears when it has arrived.
     """
+    if not is_local(uri):
+        from pipeline.stores import insist, store_of
+
+        store = store_of(uri)
+        with tempfile.TemporaryFile() as spool:
+            yield cast(BinaryIO, spool)
+            size = spool.seek(0, 2)
+            insist(lambda: store.put(uri, cast(BinaryIO, spool), size))
+        return
     folder, _, name = uri.rpartition("/")
     temporary = f"{folder or '.'}/.tmp-{name}-{uuid.uuid4().hex}"
-    file = _create(temporary)
+    os.makedirs(folder or ".", exist_ok=True)
+    file = open(temporary, "wb")
     try:
         with file:
             yield file
-            if is_local(uri):  # a file that survives a power cut is whole
-                file.flush()
-                os.fsync(file.fileno())
-        rename(temporary, uri)
+            file.flush()
+            os.fsync(file.fileno())  # a file that survives a power cut is whole
+        os.replace(temporary, uri)
     except BaseException:
         with contextlib.suppress(OSError):
-            delete(temporary)
+            os.remove(temporary)
         raise
 
 
@@ -193,34 +213,12 @@ def write_table(uri: str, table: pa.Table) -> None:
         pq.write_table(table, file)
 
 
-def _create(uri: str) -> BinaryIO:
-    if is_local(uri):
-        os.makedirs(os.path.dirname(uri) or ".", exist_ok=True)
-        return open(uri, "wb")
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
-
-
-def rename(source: str, target: str) -> None:
-    """Moves a file over another; atomic on local disks, a copy and a delete on object stores."""
-    if is_local(target):
-        os.replace(source, target)
-        return
-    from apache_beam.io.filesystems import FileSystems
-
-    FileSystems.rename([source], [target])
-
-
 def size(uri: str) -> int | None:
     """Bytes of a file; None if there is none."""
     if is_local(uri):
         return os.path.getsize(uri) if os.path.isfile(uri) else None
-    from apache_beam.io.filesystems import FileSystems
-
-    found = FileSystems.match([uri])[0].metadata_list
-    return found[0].size_in_bytes if found else None
+    found = _stat(uri)
+    return found.size if found else None
 
 
 def files_below(folder: str) -> list[str]:
@@ -231,10 +229,11 @@ def files_below(folder: str) -> list[str]:
 
 
 def delete(uri: str) -> None:
-    """Removes a file or a folder with everything below it."""
+    """Removes a local file or folder with everything below it, or an object of a store."""
     if is_local(uri):
         shutil.rmtree(uri) if os.path.isdir(uri) else os.remove(uri)
         return
-    from apache_beam.io.filesystems import FileSystems
+    from pipeline.stores import insist, store_of
 
-    FileSystems.delete([uri])
+    store = store_of(uri)
+    insist(lambda: store.delete(uri))

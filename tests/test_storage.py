@@ -315,9 +315,3 @@ def test_deleting_removes_a_file_or_a_whole_folder(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["f"]
     with pytest.raises(FileNotFoundError):
         storage.delete(str(tmp_path / "gone"))
-
-
-def test_renaming_moves_a_file_over_another(tmp_path):
-    make(tmp_path, "a", "b")
-    storage.rename(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert content(tmp_path) == {"b": b"a"}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline import storage
 from pipeline.elements import Reason, Unreadable
+from pipeline.ranges import RangeFile
 from transforms.grid import Box
 
 # An image without random access is decoded whole: up to this many bytes of pixels.
@@ -79,6 +80,18 @@ class ImageFile:
             if error.errno == errno.EINVAL:
                 raise ValueError(f"an offset of {offset}") from error
             raise StorageFailed(error.strerror or str(error)) from error
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Says which ``(offset, bytes)`` will be read soon; a file in a store fetches them together.
+
+        Raises:
+            StorageFailed: if the storage does not deliver.
+        """
+        if isinstance(self._file, RangeFile):
+            try:
+                self._file.expect(ranges)
+            except OSError as error:
+                raise StorageFailed(error.strerror or str(error)) from error
 
     def tell(self) -> int:
         """See ``io.BufferedIOBase``."""

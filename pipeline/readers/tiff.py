@@ -133,11 +133,15 @@ class _TiffReader:
         page, (block_height, block_width) = self._page, self._block
         planes = page.samplesperpixel if page.planarconfig == 2 else 1
         down, across = -(-page.imagelength // block_height), -(-page.imagewidth // block_width)
+        rows = range(box.row // block_height, -(-(box.row + box.height) // block_height))
+        cols = range(box.col // block_width, -(-(box.col + box.width) // block_width))
+        blocks = ((plane * down + row) * across + col for plane in range(planes) for row in rows for col in cols)
+        self.file.expect((page.dataoffsets[index], page.databytecounts[index]) for index in blocks)
         out = np.empty((box.height, box.width, page.samplesperpixel), page.dtype)
         for plane in range(planes):
             samples = slice(plane, plane + 1) if planes > 1 else slice(None)
-            for down_index in range(box.row // block_height, -(-(box.row + box.height) // block_height)):
-                for across_index in range(box.col // block_width, -(-(box.col + box.width) // block_width)):
+            for down_index in rows:
+                for across_index in cols:
                     block = self._decode((plane * down + down_index) * across + across_index)
                     into_rows, of_rows = _overlap(down_index * block_height - box.row, block_height, box.height)
                     into_cols, of_cols = _overlap(across_index * block_width - box.col, block_width, box.width)

@@ -1,0 +1,90 @@
+"""Time and memory of a plan: of very many images in a manifest, and of one very large one; no file has to exist.
+
+    python benchmarks/planning.py images 1000000
+    python benchmarks/planning.py pixels 200000
+
+Prints seconds and the peak of the resident memory of each step, and how evenly the patches are spread over the shards.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+import types
+
+import apache_beam as beam
+
+from pipeline import headers, listing, storage
+from pipeline.build import plan_flow
+from pipeline.config import Config
+from pipeline.elements import digest
+from pipeline.plan import grid_of, read_plan
+from pipeline.readers import Layout
+from pipeline.runners import make_runner, parse_options
+
+
+def configure(folder, manifest):
+    return Config.model_validate(
+        {
+            "input": {"manifest": manifest},
+            "output": {"path": f"{folder}/out", "shard_size": "256MB"},
+            "splits": {"train": 0.8, "validation": 0.2},
+            "patch": {"size": 256},
+        }
+    )
+
+
+def write_manifest(path, rows):
+    with open(path, "w") as file:
+        file.write("uri,label,group,age\n")
+        file.writelines(f"{i % 997:03d}/{i:07d}.jpg,{i % 10},patient{i // 7},{i % 90}\n" for i in range(rows))
+
+
+def pretend(side):
+    """Every file is there; its header says ``side`` x ``side`` in tiles, or, without one, a photograph of some size."""
+    storage.fingerprints = lambda uris: ["1-1"] * len(uris)
+
+    def open_image(uri, *_):
+        height, width = (side, side) if side else (400 + digest("h", uri) % 800, 400 + digest("w", uri) % 800)
+        layout = Layout(height, width, 3, "uint8", *((256, 256) if side else (height, width)))
+        return types.SimpleNamespace(layout=layout, close=lambda: None)
+
+    headers.open_image = open_image
+
+
+def peak():
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+
+
+def patches_of(plan, config):
+    return json.dumps([plan.split, sum(grid_of(r.image, config).cells(r.area).count for r in plan.regions)])
+
+
+def main(kind, number, flags):
+    pretend(number if kind == "pixels" else 0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(f"{folder}/m.csv", number if kind == "images" else 1)
+        print(f"{number:,} {kind}; at the start {peak()}")
+        start = time.perf_counter()
+        config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
+        print(f"listing   {time.perf_counter() - start:.1f} s, peak {peak()}, table {len(found.table) / 1e6:.1f} MB")
+        storage.write_bytes(f"{folder}/inputs.parquet", found.table)
+        start, options = time.perf_counter(), parse_options(flags)
+        p = beam.Pipeline(runner=make_runner(options), options=options)
+        plans = plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
+        plans | beam.Map(patches_of, config) | beam.io.WriteToText(f"{folder}/counts")
+        p.run().wait_until_finish()
+        print(f"plan      {time.perf_counter() - start:.1f} s, peak {peak()}, {read_plan(folder)}")
+        lines = [line for name in os.listdir(folder) if name.startswith("counts") for line in open(f"{folder}/{name}")]
+        for split in config.splits:
+            counts = [count for name, count in map(json.loads, lines) if name == split]
+            mean = sum(counts) / len(counts)
+            if mean:
+                uneven = max(counts) / mean
+                print(f"{split:<10}{len(counts)} shards, {mean:.0f} patches in the mean, largest/mean {uneven:.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

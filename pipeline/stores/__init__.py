@@ -1,0 +1,140 @@
+"""Object stores: the five things that a build asks of them, and how it insists.
+
+Each file of this package is one kind of store behind one protocol; :func:`store_of` picks it by the scheme of a URI.
+Credentials are found by the cloud's own library (environment, its files, the machine), never in a URI or a
+configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from pipeline.config import ConfigError
+
+_Result = TypeVar("_Result")
+
+# A request that got no answer for so long is given up and made again.
+TIMEOUT_S = 60.0
+# 0.25, 0.5, 1 ... seconds between the tries, each time half of it by chance, so that many workers do not come at once:
+# about half a minute together.
+_ATTEMPTS = 8
+_FIRST_PAUSE_S = 0.25
+
+_MODULES = {"s3": ("boto3", "aws"), "gs": ("google.cloud.storage", "gcp")}
+
+
+class Object(NamedTuple):
+    """A file in a store.
+
+    Attributes:
+        uri: where it is.
+        size: bytes.
+        fingerprint: changes when its content is replaced.
+        version: pins a read to this content.
+    """
+
+    uri: str
+    size: int
+    fingerprint: str
+    version: str
+
+
+class Store:
+    """What a store can do. Each method makes one request or a few, and does not try again.
+
+    Raises:
+        Passing: where another try may end well: errors of the server, timeouts, connections that broke.
+        OSError: where it will not; FileNotFoundError for what is not there.
+    """
+
+    def stat(self, uri: str) -> Object:
+        """What there is at ``uri``."""
+        raise NotImplementedError
+
+    def fetch(self, found: Object, start: int, stop: int) -> bytes:
+        """The bytes ``start .. stop`` of an object as it was found."""
+        raise NotImplementedError
+
+    def page(self, prefix: str, token: str | None) -> tuple[list[Object], str | None]:
+        """Some of the objects whose URIs begin so, in the order of their names, and the token for the next ones."""
+        raise NotImplementedError
+
+    def put(self, uri: str, file: BinaryIO, size: int) -> None:
+        """Makes an object of a file, which can be read again from its beginning: whole or not at all."""
+        raise NotImplementedError
+
+    def delete(self, uri: str) -> None:
+        """Removes an object."""
+        raise NotImplementedError
+
+
+class Passing(Exception):
+    """A request failed in a way that another try may not."""
+
+
+def store_of(uri: str) -> Store:
+    """The store of a URI.
+
+    Raises:
+        ConfigError: if its library is not installed.
+    """
+    scheme = uri.partition("://")[0]
+    library, extra = _MODULES.get(scheme, ("apache_beam", ""))
+    try:
+        importlib.import_module(library)
+    except ImportError as error:
+        raise ConfigError(f"{scheme}:// needs {library}: pip install 'patchbeam[{extra}]'") from error
+    return _module(scheme if scheme in _MODULES else "other").store()
+
+
+def _module(scheme: str) -> ModuleType:
+    return importlib.import_module(f"pipeline.stores.{scheme}")
+
+
+def insist(request: Callable[[], _Result]) -> _Result:
+    """The result of a request, which is made again, after longer and longer pauses, where its failure may pass.
+
+    Raises:
+        OSError: if it did not pass.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return request()
+        except Passing as error:
+            if attempt == _ATTEMPTS - 1:
+                raise OSError(f"{error} (after {_ATTEMPTS} tries)") from error
+            time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1))  # noqa: S311
+    raise AssertionError
+
+
+def objects_below(prefix: str) -> Iterator[Object]:
+    """Everything whose URI begins so, in the order of the names."""
+    store, token = store_of(prefix), None
+    while True:
+        found, token = insist(functools.partial(store.page, prefix, token))
+        yield from found
+        if token is None:
+            return
+
+
+def is_passing(status: int | None) -> bool:
+    """Whether an HTTP status may be another one the next time; None for no answer at all."""
+    return status is None or status >= 500 or status in (408, 425, 429)
+
+
+def failure(status: int, uri: str, message: str) -> OSError:
+    """The error for an HTTP status that will not pass."""
+    kind = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError}.get(status, OSError)
+    text = {
+        404: "is not there",
+        401: "access is denied",
+        403: "access is denied",
+        412: "was replaced while it was read",
+    }
+    return kind(f"{uri}: {text.get(status, message)}")

@@ -1,0 +1,123 @@
+"""Amazon S3 and what speaks its protocol (``AWS_ENDPOINT_URL``), by boto3."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import boto3
+import botocore
+import botocore.config
+import botocore.exceptions
+import urllib3.exceptions
+
+from pipeline import stores
+from pipeline.stores import Object, Passing, Store, failure, insist, is_passing
+
+# Above this size an object is sent in parts, which are tried again one by one.
+_PART_BYTES = 32 << 20
+
+
+@functools.cache
+def store() -> Store:
+    """The store of this process."""
+    return _S3()
+
+
+class _S3(Store):
+    def __init__(self) -> None:
+        session = boto3.session.Session()
+        public = {} if session.get_credentials() else {"signature_version": botocore.UNSIGNED}
+        config = botocore.config.Config(
+            connect_timeout=stores.TIMEOUT_S,
+            read_timeout=stores.TIMEOUT_S,
+            retries={"total_max_attempts": 1},  # see stores.insist
+            max_pool_connections=64,
+            # Checksums of their own make requests that other servers than Amazon's do not understand.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            **public,
+        )
+        self._client = session.client("s3", config=config)
+
+    def stat(self, uri: str) -> Object:
+        with _errors(uri):
+            head = self._client.head_object(**_place(uri))
+            return _object(uri, head["ContentLength"], head["ETag"])
+
+    def fetch(self, found: Object, start: int, stop: int) -> bytes:
+        with _errors(found.uri):
+            place = _place(found.uri) | {"Range": f"bytes={start}-{stop - 1}", "IfMatch": found.version}
+            return self._client.get_object(**place)["Body"].read()
+
+    def page(self, prefix: str, token: str | None) -> tuple[list[Object], str | None]:
+        with _errors(prefix):
+            place = _place(prefix)
+            further = {"ContinuationToken": token} if token else {}
+            answer = self._client.list_objects_v2(Bucket=place["Bucket"], Prefix=place["Key"], **further)
+            base = f"s3://{place['Bucket']}/"
+            found = [_object(base + one["Key"], one["Size"], one["ETag"]) for one in answer.get("Contents", ())]
+            return found, answer.get("NextContinuationToken")
+
+    def put(self, uri: str, file: BinaryIO, size: int) -> None:
+        file.seek(0)
+        if size > _PART_BYTES:
+            self._put_parts(uri, file, size)
+            return
+        with _errors(uri):
+            self._client.put_object(**_place(uri), Body=file.read())
+
+    def _put_parts(self, uri: str, file: BinaryIO, size: int) -> None:
+        upload = insist(lambda: self._call(uri, "create_multipart_upload"))["UploadId"]
+        try:
+            parts: list[dict[str, Any]] = []
+            while data := file.read(_PART_BYTES):
+                part = {"UploadId": upload, "PartNumber": len(parts) + 1}
+                sent = insist(lambda part=part, data=data: self._call(uri, "upload_part", **part, Body=data))  # type: ignore[misc]
+                parts.append({"ETag": sent["ETag"], "PartNumber": part["PartNumber"]})
+            whole = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
+            insist(lambda: self._call(uri, "complete_multipart_upload", **whole))
+        except FileNotFoundError:  # an answer that got lost: the upload was complete, and is not known any more
+            if insist(lambda: self.stat(uri)).size != size:
+                raise
+        except BaseException:
+            with contextlib.suppress(OSError, Passing):
+                self._call(uri, "abort_multipart_upload", UploadId=upload)
+            raise
+
+    def _call(self, uri: str, name: str, **arguments: Any) -> dict[str, Any]:
+        with _errors(uri):
+            return getattr(self._client, name)(**_place(uri), **arguments)
+
+    def delete(self, uri: str) -> None:
+        self._call(uri, "delete_object")
+
+
+def _place(uri: str) -> dict[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+def _object(uri: str, size: int, etag: str) -> Object:
+    return Object(uri, size, f"{size}-{etag.strip(chr(34))}", etag)
+
+
+@contextlib.contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if is_passing(status):
+            raise Passing(f"{uri}: the store answers {status}") from error
+        raise failure(status, uri, str(error)) from error
+    except botocore.exceptions.NoCredentialsError as error:
+        raise PermissionError(f"{uri}: no credentials for AWS were found") from error
+    except (botocore.exceptions.HTTPClientError, botocore.exceptions.IncompleteReadError) as error:
+        raise Passing(f"{uri}: {type(error).__name__}") from error
+    except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+        raise Passing(f"{uri}: {type(error).__name__}") from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise OSError(f"{uri}: {error}") from error
