@@ -84,6 +84,7 @@ def _beam_value(value: Any) -> Any:
     return value
 
 
+Dtype = Literal["uint8", "uint16", "float32"]
 Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
@@ -116,6 +117,14 @@ def secret_in(uri: str) -> str | None:
 
 
 Location = Annotated[str, AfterValidator(_location)]
+
+
+_LIMITS = {"uint8": 255, "uint16": 65535}
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a value can be stored in this dtype."""
+    return dtype not in _LIMITS or (value == int(value) and 0 <= value <= _LIMITS[dtype])
 
 
 class _Section(BaseModel):
@@ -158,6 +167,39 @@ class Constant(_Section):
     constant: str
 
 
+class Replace(_Section):
+    """The URI of the image with what ``match`` finds in it replaced, as Python's ``re.sub`` does."""
+
+    match: str
+    replace: str
+
+    @model_validator(mode="after")
+    def _is_a_rule(self) -> Replace:
+        try:
+            re.sub(f"(?:{self.match})|", self.replace, "")
+        except (re.error, IndexError) as error:
+            raise ValueError(f"not a regular expression with its replacement: {error}") from error
+        return self
+
+
+class Raster(_Section):
+    """Another raster of the same pixels as the image: classes, further bands, the next time step."""
+
+    file: Annotated[
+        Annotated[Literal["mask"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
+        Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
+    ] = "mask"
+    level: Annotated[Integer, Field(ge=0)] = 0
+    channels: Annotated[Integer, Field(ge=1)] = 1
+    dtype: Dtype = "uint8"
+    pad_value: Number = 0
+
+    @property
+    def encoding(self) -> Literal["png", "raw"]:
+        """Without loss in any case: PNG where all readers take it, TensorFlow's included."""
+        return "png" if self.channels in (1, 3, 4) and self.dtype != "float32" else "raw"
+
+
 class Input(_Section):
     """Which images, and what they have to be."""
 
@@ -167,7 +209,8 @@ class Input(_Section):
     root: Location | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
     channels: Annotated[Integer, Field(ge=1)] = 3
-    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    dtype: Dtype = "uint8"
+    rasters: dict[str, Raster] = {}
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
         | Annotated[Regex, Tag("<regex>")]
@@ -184,6 +227,16 @@ class Input(_Section):
         if not self.images and self.manifest is None:
             raise PydanticCustomError("missing_images", "is missing; give patterns of files, or input.manifest a table")
         return self
+
+    @field_validator("rasters")
+    @classmethod
+    def _rasters_have_names(cls, value: dict[str, Raster]) -> dict[str, Raster]:
+        for name, raster in value.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"the name {name!r} may hold only a-z, 0-9 and _, and starts with a letter")
+            if not _holds(raster.dtype, raster.pad_value):
+                raise ValueError(f"{name}.pad_value: {raster.pad_value:g} is no {raster.dtype}")
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -282,9 +335,10 @@ class Config(_Section):
             raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
         if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
             raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
-        limit = {"uint8": 255, "uint16": 65535}.get(dtype)
-        if limit and not (self.patch.pad_value == int(self.patch.pad_value) and 0 <= self.patch.pad_value <= limit):
-            raise ValueError(f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{limit}")
+        if not _holds(dtype, self.patch.pad_value):
+            raise ValueError(
+                f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{_LIMITS[dtype]}"
+            )
         for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
             if origin < 0 and edge != "pad":
                 raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
@@ -306,8 +360,11 @@ class Config(_Section):
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
         for name in ("images", "manifest", "root"):
             del values["input"][name]
-        if not values["input"]["columns"]:
-            del values["input"]["columns"]
+        for name in ("columns", "rasters"):
+            if not values["input"][name]:
+                del values["input"][name]
+        for raster in values["input"].get("rasters", {}).values():
+            del raster["file"]  # their fingerprints are joined to those of the images
         del values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Config, Input, Raster
 from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
 from pipeline.parallel import Clock
 from pipeline.plan import grid_of
+from pipeline.rasters import naming, open_raster
 from pipeline.readers import Reader, open_image
 from pipeline.records import Row
 from transforms import moments
@@ -45,18 +46,32 @@ class OpenImage:
 
     def __init__(self, info: ImageInfo, config: Config, windows: int, clock: Clock):
         self.info, self._clock = info, clock
+        self.is_whole = info.is_whole  # where one part is bad, all of it is
         self._config, self._left = config.input, windows
         self._lock = threading.Lock()
         self._reader: Reader | Unreadable | None = None
+        self._rasters: dict[str, Reader] = {}
 
-    def read(self, box: Box) -> np.ndarray:
-        """See :class:`pipeline.readers.Reader`; an image that does not open raises the same error every time."""
+    def read(self, box: Box) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The pixels of the image and of the rasters that belong to it, see :class:`pipeline.readers.Reader`.
+
+        An image that does not open raises the same error every time.
+        """
         with self._lock:
             if self._reader is None:
                 self._reader = self._open()
         if isinstance(self._reader, Unreadable):
             raise self._reader
-        return self._reader.read(box)
+        return self._reader.read(box), {name: self._read_raster(name, box) for name in self._rasters}
+
+    def _read_raster(self, name: str, box: Box) -> np.ndarray:
+        reader = self._rasters[name]
+        try:
+            with naming(name, self.info, self._config):
+                return reader.read(box)
+        except Unreadable:
+            self.is_whole |= reader.layout[:2] == (reader.layout.block_height, reader.layout.block_width)
+            raise
 
     def _open(self) -> Reader | Unreadable:
         try:
@@ -64,18 +79,25 @@ class OpenImage:
         except Unreadable as error:
             return error
         planned = (self.info.height, self.info.width, self._config.channels, self._config.dtype)
-        if reader.layout[:4] == planned:
-            return reader
-        reader.close()
-        return Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
+        try:
+            if reader.layout[:4] != planned:
+                raise Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
+            for name in sorted(self._config.rasters):
+                self._rasters[name] = open_raster(self.info, name, self._config, planned[:2])
+        except Unreadable as error:
+            for opened in (reader, *self._rasters.values()):
+                opened.close()
+            return error
+        return reader
 
     def window_done(self) -> None:
         """To be called once for every window."""
         with self._lock:
             self._left -= 1
             if not self._left and self._reader and not isinstance(self._reader, Unreadable):
-                self._clock.count("bytes_read", self._reader.file.bytes_read)
-                self._reader.close()
+                for reader in (self._reader, *self._rasters.values()):
+                    self._clock.count("bytes_read", reader.file.bytes_read)
+                    reader.close()
 
 
 def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Patches:
@@ -86,31 +108,35 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
     plan = plan_window(grid_of(image.info, config), cells, config.patch.pad_mode)
     try:
         with clock("read"):
-            window = image.read(plan.source)
+            window, raster_windows = image.read(plan.source)
     except Unreadable as error:
         return _without_bad_parts(image, cells, config, clock, plan, error)
     with device(config.workers).slot(), clock("cut"):
-        cutter = _cutter(
-            config.patch.size,
-            config.input.channels,
-            config.input.dtype,
-            config.patch.pad_value,
-            dilation=config.patch.dilation,
-        )
-        patches = cut(cutter, window, plan)
+        patches = _cut(config.input, window, plan, config.patch.pad_value, config)
+        rasters = {
+            name: _cut(config.input.rasters[name], pixels, plan, config.input.rasters[name].pad_value, config)
+            for name, pixels in raster_windows.items()
+        }
     with clock("encode"):
         records = [
-            _encode(image.info, row, col, patch, config) for (row, col), patch in zip(plan.starts.tolist(), patches)
+            _encode(image.info, row, col, patch, {name: rasters[name][number] for name in rasters}, config)
+            for number, ((row, col), patch) in enumerate(zip(plan.starts.tolist(), patches))
         ]
     with clock("measure"):
         measured = moments.measure(patches)
     return Patches([row for row, _ in records], [payload for _, payload in records], measured, [])
 
 
+def _cut(form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, config: Config) -> np.ndarray:
+    """The patches of a window of the image or of a raster that belongs to it: the same boxes, nothing interpolated."""
+    size, dilation = config.patch.size, config.patch.dilation
+    return cut(_cutter(size, form.channels, form.dtype, pad_value, dilation=dilation), window, plan)
+
+
 def _without_bad_parts(
     image: OpenImage, cells: Cells, config: Config, clock: Clock, plan: WindowPlan, error: Unreadable
 ) -> Patches:
-    if error.reason == "corrupt_data" and not image.info.is_whole and cells.count > 1:
+    if error.reason == "corrupt_data" and not image.is_whole and cells.count > 1:
         first, second = (cut_window(image, half, config, clock) for half in cells.halves())
         measured = [part.moments for part in (first, second) if part.moments]
         if measured:
@@ -126,8 +152,11 @@ def _without_bad_parts(
     return Patches([], [], None, [rejected])
 
 
-def _encode(info: ImageInfo, row: int, col: int, patch: np.ndarray, config: Config) -> tuple[Row, bytes]:
+def _encode(
+    info: ImageInfo, row: int, col: int, patch: np.ndarray, rasters: dict[str, np.ndarray], config: Config
+) -> tuple[Row, bytes]:
     level = config.input.level
+    beside = {name: encode_patch(pixels, config.input.rasters[name].encoding) for name, pixels in rasters.items()}
     data = encode_patch(patch, config.output.encoding, config.output.quality)
     payload = to_example(
         PatchRecord(
@@ -141,8 +170,10 @@ def _encode(info: ImageInfo, row: int, col: int, patch: np.ndarray, config: Conf
             label=info.label,
             group=info.group,
             meta=tuple(meta_of(info).items()),
+            rasters=tuple(beside.items()),
         )
     )
     shuffled = config.output.order == "shuffled"
     order = digest(config.seed, "order", info.image_id, level, row, col) if shuffled else 0
-    return Row(order, info, row, col, len(payload), payload.index(data), len(data)), payload
+    places = tuple((payload.rindex(encoded), len(encoded)) for encoded in beside.values())
+    return Row(order, info, row, col, len(payload), payload.index(data), len(data), rasters=places), payload

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.elements import ImageInfo, meta_of
-from transforms.example import META, patch_key
+from transforms.example import META, RASTER, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -49,6 +49,7 @@ class Row(NamedTuple):
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
+        rasters: offset and length in the Example of the patches of the further rasters, by their names.
     """
 
     order: int
@@ -59,6 +60,7 @@ class Row(NamedTuple):
     image_offset: int
     image_length: int
     spooled: int = 0
+    rasters: tuple[tuple[int, int], ...] = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -101,13 +103,25 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def index_schema(columns: Mapping[str, str] | None) -> pa.Schema:
-    """``INDEX_SCHEMA`` with the further columns of a manifest, name -> kind, called ``meta/<name>``."""
-    return pa.schema([*INDEX_SCHEMA, *((META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items()))])
+def index_schema(columns: Mapping[str, str] | None, rasters: Iterable[str] = ()) -> pa.Schema:
+    """``INDEX_SCHEMA`` with what only some datasets have.
+
+    Args:
+        columns: of a manifest, name -> kind; called ``meta/<name>``.
+        rasters: names of further rasters; the places of their patches are called ``raster/<name>_offset``, ``_length``.
+    """
+    further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
+    places = [(f"{RASTER}{name}_{what}", pa.int64()) for name in sorted(rasters) for what in ("offset", "length")]
+    return pa.schema([*INDEX_SCHEMA, *further, *places])
 
 
 def make_index(
-    split: str, shard: str, level: int, rows: Sequence[Row], columns: Mapping[str, str] | None = None
+    split: str,
+    shard: str,
+    level: int,
+    rows: Sequence[Row],
+    columns: Mapping[str, str] | None = None,
+    rasters: Iterable[str] = (),
 ) -> bytes:
     """The index of one shard as Parquet.
 
@@ -117,8 +131,9 @@ def make_index(
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
         columns: the further columns of the images.
+        rasters: names of the further rasters.
     """
-    schema, further = index_schema(columns), functools.cache(lambda image: tuple(meta_of(image).values()))
+    schema, further = index_schema(columns, rasters), functools.cache(lambda image: tuple(meta_of(image).values()))
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
@@ -137,6 +152,7 @@ def make_index(
                 shard,
                 *place,
                 *further(image),
+                *(number for start, length in row.rasters for number in (offset + start, length)),
             )
         )
         offset += row.length + _FOOTER + _HEADER

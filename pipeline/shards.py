@@ -109,8 +109,8 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
         with clock("write"):
             with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
                 size, checksum = write_records(file, spool, content.rows)
-            columns = config.input.columns
-            index = make_index(plan.split, shard_file(plan.name), config.input.level, content.rows, columns)
+            level, columns, rasters = config.input.level, config.input.columns, config.input.rasters
+            index = make_index(plan.split, shard_file(plan.name), level, content.rows, columns, rasters)
             storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
     result = ShardResult(
         plan=plan.digest(config.content_digest()),

@@ -44,7 +44,7 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     assert config.model_dump() == {
         "input": {
             "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
-            "dtype": "uint8", "label": None, "group": "image",
+            "dtype": "uint8", "rasters": {}, "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -78,6 +78,9 @@ input:
   level: 2
   channels: 4
   dtype: uint16
+  rasters:
+    truth: {channels: 3, pad_value: 255}
+    later: {file: {match: '_1', replace: '_2'}, level: 1, channels: 4, dtype: uint16}
   label: {regex: '(tumor|normal)'}
   group: folder
 patch:
@@ -97,6 +100,13 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
             "root": "/data", "level": 2, "channels": 4, "dtype": "uint16",
+            "rasters": {
+                "truth": {"file": "mask", "level": 0, "channels": 3, "dtype": "uint8", "pad_value": 255},
+                "later": {
+                    "file": {"match": "_1", "replace": "_2"}, "level": 1, "channels": 4, "dtype": "uint16",
+                    "pad_value": 0,
+                },
+            },
             "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
         "patch": {
@@ -556,6 +566,7 @@ KEYS = {
     "input.level": (1, True),
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
+    "input.rasters": ({"mask": {}}, True),
     "input.label": ("folder", True),
     "input.group": ("folder", True),
     "patch.size": (128, True),

@@ -42,6 +42,7 @@ records = st.builds(
         st.integers(-(2**63), 2**63 - 1) | st.floats(width=32, allow_nan=False) | st.text(),
         max_size=4,
     ).map(lambda columns: tuple(sorted(columns.items()))),
+    rasters=st.dictionaries(st.text(), st.binary(max_size=40), max_size=3).map(lambda r: tuple(sorted(r.items()))),
 )
 
 

@@ -13,6 +13,7 @@ row, col   int64  first pixel of the patch in the image at that level
 label      bytes  class of the image, may be empty
 group      bytes  what must not be divided among splits
 meta/...   any    further columns of the image: int64, float (32 bits) or bytes
+raster/... bytes  further rasters of the same pixels, encoded without loss
 ========== ====== =====================================================================
 """
 
@@ -26,7 +27,8 @@ import tensorflow as tf
 class PatchRecord(NamedTuple):
     """An encoded patch and where it comes from; the fields are the features of the Example.
 
-    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``.
+    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``rasters`` the
+    encoded patches of further rasters, named ``raster/<name>``.
     """
 
     image: bytes
@@ -39,6 +41,7 @@ class PatchRecord(NamedTuple):
     label: str
     group: str
     meta: tuple[tuple[str, int | float | str], ...] = ()
+    rasters: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def key(self) -> str:
@@ -51,7 +54,7 @@ def patch_key(image_id: str, level: int, row: int, col: int) -> str:
     return f"{image_id}#{level}/{row}/{col}"
 
 
-META = "meta/"  # TensorFlow Datasets reads it as a dictionary called meta
+META, RASTER = "meta/", "raster/"  # TensorFlow Datasets reads them as dictionaries called meta and raster
 _NUMBERS = {"shape": 3, "level": 1, "row": 1, "col": 1}
 _TEXTS = ("dtype", "image_id", "label", "group", "key")
 
@@ -64,6 +67,7 @@ def to_example(record: PatchRecord) -> bytes:
     """
     values = record._asdict() | {"key": record.key}
     values |= {META + name: value for name, value in values.pop("meta")}
+    values |= {RASTER + name: value for name, value in values.pop("rasters")}
     entries = ({name: _feature(value)} for name, value in values.items())
     features = b"".join(tf.train.Features(feature=entry).SerializeToString() for entry in entries)
     return b"\x0a" + _varint(len(features)) + features  # field 1 of Example, a message
@@ -94,10 +98,14 @@ def from_example(data: bytes) -> PatchRecord:
         numbers = {name: features[name].int64_list.value[0] for name in ("level", "row", "col")}
         height, width, channels = features["shape"].int64_list.value
         meta = tuple(sorted((name[len(META) :], _value(features[name])) for name in features if name.startswith(META)))
+        rasters = tuple(
+            sorted((n[len(RASTER) :], features[n].bytes_list.value[0]) for n in features if n.startswith(RASTER))
+        )
     except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
         raise ValueError(f"not an Example of a patch: {error}") from error
     key = text.pop("key")
-    record = PatchRecord(features["image"].bytes_list.value[0], (height, width, channels), **text, **numbers, meta=meta)
+    shape = (height, width, channels)
+    record = PatchRecord(features["image"].bytes_list.value[0], shape, **text, **numbers, meta=meta, rasters=rasters)
     if key != record.key:
         raise ValueError(f"key {key!r} does not fit the other features, which give {record.key!r}")
     return record
