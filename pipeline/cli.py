@@ -143,6 +143,7 @@ def status(output: str) -> None:
 @_takes_version
 @click.option("--image", "image_id", metavar="ID", required=True, help="Identity of the image, see images.parquet.")
 @click.option("--predictions", metavar="FOLDER", help="NAME.npy with NAME.keys; the patches themselves if not given.")
+@click.option("--raster", metavar="NAME", help="A further raster, such as a mask, in place of the image.")
 @click.option(
     "--blend",
     type=click.Choice(["average", "hann", "gaussian", "crop"]),

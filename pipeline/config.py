@@ -97,6 +97,7 @@ def _beam_value(value: Any) -> Any:
     return value
 
 
+Dtype = Literal["uint8", "uint16", "float32"]
 Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
@@ -129,6 +130,14 @@ def secret_in(uri: str) -> str | None:
 
 
 Location = Annotated[str, AfterValidator(_location)]
+
+
+_LIMITS = {"uint8": 255, "uint16": 65535}
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a value can be stored in this dtype."""
+    return dtype not in _LIMITS or (value == int(value) and 0 <= value <= _LIMITS[dtype])
 
 
 class _Section(BaseModel):
@@ -171,6 +180,39 @@ class Constant(_Section):
     constant: str
 
 
+class Replace(_Section):
+    """The URI of the image with what ``match`` finds in it replaced, as Python's ``re.sub`` does."""
+
+    match: str
+    replace: str
+
+    @model_validator(mode="after")
+    def _is_a_rule(self) -> Replace:
+        try:
+            re.sub(f"(?:{self.match})|", self.replace, "")
+        except (re.error, IndexError) as error:
+            raise ValueError(f"not a regular expression with its replacement: {error}") from error
+        return self
+
+
+class Raster(_Section):
+    """Another raster of the same pixels as the image: classes, further bands, the next time step."""
+
+    file: Annotated[
+        Annotated[Literal["mask"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
+        Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
+    ] = "mask"
+    level: Annotated[Integer, Field(ge=0)] = 0
+    channels: Annotated[Integer, Field(ge=1)] = 1
+    dtype: Dtype = "uint8"
+    pad_value: Number = 0
+
+    @property
+    def encoding(self) -> Literal["png", "raw"]:
+        """Without loss in any case: PNG where all readers take it, TensorFlow's included."""
+        return "png" if self.channels in (1, 3, 4) and self.dtype != "float32" else "raw"
+
+
 class Input(_Section):
     """Which images, and what they have to be."""
 
@@ -180,8 +222,9 @@ class Input(_Section):
     root: Location | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
     channels: Annotated[Integer, Field(ge=1)] = 3
-    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    dtype: Dtype = "uint8"
     range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
+    rasters: dict[str, Raster] = {}
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
         | Annotated[Regex, Tag("<regex>")]
@@ -198,6 +241,16 @@ class Input(_Section):
         if not self.images and self.manifest is None:
             raise PydanticCustomError("missing_images", "is missing; give patterns of files, or input.manifest a table")
         return self
+
+    @field_validator("rasters")
+    @classmethod
+    def _rasters_have_names(cls, value: dict[str, Raster]) -> dict[str, Raster]:
+        for name, raster in value.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"the name {name!r} may hold only a-z, 0-9 and _, and starts with a letter")
+            if not _holds(raster.dtype, raster.pad_value):
+                raise ValueError(f"{name}.pad_value: {raster.pad_value:g} is no {raster.dtype}")
+        return value
 
     @field_validator("columns")
     @classmethod
@@ -358,27 +411,32 @@ class Config(_Section):
             raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
         if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
             raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
-        if self.quality and dtype == "float32" and not self.input.range:
-            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
+        if not _holds(dtype, self.patch.pad_value):
+            raise ValueError(
+                f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{_LIMITS[dtype]}"
+            )
+        self._check_range()
         if self.quality and "tissue" in self.quality.keep and channels != 3:
             raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
         if self.patch.crops and self.patch.crops.tries > 1 and not (self.quality and self.quality.keep):
             raise ValueError("patch.crops.tries: nothing is drawn again without quality.keep, which says what is good")
         if self.augment:
             self._check_augment(self.augment)
-        limit = {"uint8": 255, "uint16": 65535}.get(dtype)
-        if self.input.range and limit and not 0 <= self.input.range[0] < self.input.range[1] <= limit:
-            raise ValueError(f"input.range: {list(self.input.range)} is no part of 0..{limit}, the values of {dtype}")
-        if self.input.range and dtype == "uint8" and self.input.range != (0, 255):
-            raise ValueError("input.range: of uint8 it is [0, 255]")
-        if limit and not (self.patch.pad_value == int(self.patch.pad_value) and 0 <= self.patch.pad_value <= limit):
-            raise ValueError(f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{limit}")
         for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
             if origin < 0 and edge != "pad":
                 raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
             if origin <= -span:
                 raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
         return self
+
+    def _check_range(self) -> None:
+        dtype, given = self.input.dtype, self.input.range
+        if given and dtype == "uint8" and given != (0, 255):
+            raise ValueError("input.range: of uint8 it is [0, 255]")
+        if given and not all(_holds(dtype, limit) for limit in given):
+            raise ValueError(f"input.range: {list(given)} is no part of 0..{_LIMITS[dtype]}, the values of {dtype}")
+        if self.quality and dtype == "float32" and not given:
+            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
 
     def _check_augment(self, augment: Augment) -> None:
         channels, dtype, size = self.input.channels, self.input.dtype, self.patch.size
@@ -428,8 +486,11 @@ class Config(_Section):
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
         for name in ("images", "manifest", "root"):
             del values["input"][name]
-        if not values["input"]["columns"]:
-            del values["input"]["columns"]
+        for name in ("columns", "rasters"):
+            if not values["input"][name]:
+                del values["input"][name]
+        for raster in values["input"].get("rasters", {}).values():
+            del raster["file"]  # their fingerprints are joined to those of the images
         del values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too

@@ -8,19 +8,17 @@ from __future__ import annotations
 import collections
 import functools
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import Augment, Config
+from pipeline.config import Augment, Config, Input, Raster
 from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
-from pipeline.overview import sample_pixels
+from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
-from pipeline.readers import Reader, open_image
 from pipeline.records import Row
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw
@@ -28,7 +26,7 @@ from transforms.crops import crop_start
 from transforms.encoding import encode_patch
 from transforms.example import PatchRecord, to_example
 from transforms.grid import Cells, Grid
-from transforms.patches import cut, make_cutter, plan_window
+from transforms.patches import WindowPlan, cut, make_cutter, plan_window
 
 _cutter = functools.cache(make_cutter)  # one traced function for a process, not for a shard
 _make_augmenter = functools.cache(Augmenter)
@@ -71,6 +69,7 @@ class _Cut(NamedTuple):
         starts: ``[N, 2]``: first row and column in the image.
         numbers: ``[N]``: of random crops in their image, else 0.
         patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs.
+        rasters: the same of the rasters that belong to the image.
         scores: once they are known.
         verdicts: None for a patch that is kept, else the name of what filters it.
     """
@@ -78,68 +77,9 @@ class _Cut(NamedTuple):
     starts: np.ndarray
     numbers: np.ndarray
     patches: np.ndarray
+    rasters: dict[str, np.ndarray]
     scores: quality.Scores | None = None
     verdicts: Sequence[str | None] = ()
-
-
-class OpenImage:
-    """An image that is opened by the first of its windows and closed by the last."""
-
-    def __init__(self, info: ImageInfo, config: Config, windows: int, clock: Clock):
-        self.info, self._clock = info, clock
-        self._config, self._left = config, windows
-        self._lock = threading.RLock()
-        self._opened: Reader | Unreadable | None = None
-        self._tissue: int | Unreadable | None = None
-
-    def reader(self) -> Reader:
-        """The open image; one that does not open raises the same error every time."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open()
-        if isinstance(self._opened, Unreadable):
-            raise self._opened
-        return self._opened
-
-    def _open(self) -> Reader | Unreadable:
-        wanted = self._config.input
-        try:
-            reader = open_image(self.info.uri, wanted.level)
-        except Unreadable as error:
-            return error
-        planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
-        if reader.layout[:4] == planned:
-            return reader
-        reader.close()
-        return Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
-
-    def tissue_threshold(self) -> int:
-        """The saturation above which a pixel is tissue: as configured, or Otsu's for some pixels of the whole image.
-
-        Raises:
-            Unreadable: if none of those can be read; the same error every time.
-        """
-        wanted = self._config.quality.tissue_threshold if self._config.quality else 0
-        if wanted != "otsu" or self._config.input.channels != 3:
-            return 0 if wanted == "otsu" else wanted
-        with self._lock:
-            if self._tissue is None:
-                try:
-                    pixels = sample_pixels(self.reader(), self.info.uri, self._config.input.level)
-                    self._tissue = quality.otsu(quality.saturation(pixels, self._config.value_range))
-                except Unreadable as error:
-                    self._tissue = error
-        if isinstance(self._tissue, Unreadable):
-            raise self._tissue
-        return self._tissue
-
-    def window_done(self) -> None:
-        """To be called once for every window."""
-        with self._lock:
-            self._left -= 1
-            if not self._left and self._opened and not isinstance(self._opened, Unreadable):
-                self._clock.count("bytes_read", self._opened.file.bytes_read)
-                self._opened.close()
 
 
 def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, turn: Turn | None = None) -> Patches:
@@ -167,7 +107,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, tur
 def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
     """The patches in one piece or, where a part of their window does not decode, in several."""
     cut = _cut_window(image, grid_of(image.info, config), cells, config, clock)
-    if isinstance(cut, Rejected) and cut.reason == "corrupt_data" and not image.info.is_whole and cells.count > 1:
+    if isinstance(cut, Rejected) and cut.reason == "corrupt_data" and not image.is_whole and cells.count > 1:
         for half in cells.halves():
             yield from _cut_cells(image, half, config, clock)
     else:
@@ -200,22 +140,27 @@ def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, cloc
     try:
         with clock("read"):
             image.tissue_threshold()
-            window = image.reader().read(plan.source)
+            window, raster_windows = image.read(plan.source)
     except Unreadable as error:
         message = error.message.replace(image.info.uri, image.info.image_id)
         where = (image.info.image_id, config.input.level, *plan.source)
         records = cells.count * config.records_per_patch(image.info.split)
         return Rejected("read", error.reason, message, *where, patches=records)
     with device(config.workers).slot(), clock("cut"):
-        cutter = _cutter(
-            (config.patch.size[0] + 2 * margin, config.patch.size[1] + 2 * margin),
-            config.input.channels,
-            config.input.dtype,
-            config.patch.pad_value,
-            dilation=config.patch.dilation,
-        )
-        patches = cut(cutter, window, plan)
-    return _Cut(plan.starts, np.zeros(len(patches), int), patches)
+        patches = _cut_pixels(config.input, window, plan, config.patch.pad_value, margin, config)
+        rasters = {
+            name: _cut_pixels(form, raster_windows[name], plan, form.pad_value, margin, config)
+            for name, form in config.input.rasters.items()
+        }
+    return _Cut(plan.starts, np.zeros(len(patches), int), patches, rasters)
+
+
+def _cut_pixels(
+    form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, margin: int, config: Config
+) -> np.ndarray:
+    """The patches of a window of the image or of a raster that belongs to it: the same boxes, nothing interpolated."""
+    size = (config.patch.size[0] + 2 * margin, config.patch.size[1] + 2 * margin)
+    return cut(_cutter(size, form.channels, form.dtype, pad_value, dilation=config.patch.dilation), window, plan)
 
 
 def _augmented(info: ImageInfo, config: Config) -> bool:
@@ -282,15 +227,17 @@ def _add(found: Patches, cut: _Cut, info: ImageInfo, config: Config, clock: Cloc
         return found._replace(filtered=found.filtered + filtered)
     if not kept.all():
         scores = cut.scores.take(kept) if cut.scores else None
-        cut = _Cut(cut.starts[kept], cut.numbers[kept], cut.patches[kept], scores)
+        rasters = {name: pixels[kept] for name, pixels in cut.rasters.items()}
+        cut = _Cut(cut.starts[kept], cut.numbers[kept], cut.patches[kept], rasters, scores)
     rows, payloads, measured = list(found.rows), list(found.payloads), found.moments
-    for copy, patches, changes in _copies(cut, info, config, clock):
+    for copy, patches, rasters, changes in _copies(cut, info, config, clock):
         with clock("encode"):
             for place, patch in enumerate(patches):
                 number = int(cut.numbers[place]) * records_per_patch + copy
                 extra = tuple(column[place].item() for column in cut.scores) if cut.scores else ()
                 done = json.dumps(changes[place].done()) if changes else "{}"
-                row, payload = _encode(info, cut.starts[place].tolist(), number, patch, extra, done, config)
+                beside = {name: pixels[place] for name, pixels in rasters.items()}
+                row, payload = _encode(info, cut.starts[place].tolist(), number, patch, beside, extra, done, config)
                 rows.append(row)
                 payloads.append(payload)
         with clock("measure"):
@@ -299,13 +246,16 @@ def _add(found: Patches, cut: _Cut, info: ImageInfo, config: Config, clock: Cloc
     return Patches(rows, payloads, measured, found.rejected, found.filtered + filtered)
 
 
-def _copies(cut: _Cut, info: ImageInfo, config: Config, clock: Clock) -> Iterator[tuple[int, np.ndarray, list[Change]]]:
-    """(number of the copy, patches ``[N, H, W, C]``, what was done to each of them); of the original nothing was."""
+def _copies(
+    cut: _Cut, info: ImageInfo, config: Config, clock: Clock
+) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
+    """(number of the copy, patches ``[N, H, W, C]``, rasters, what was done to each); to the original nothing was."""
     if not config.augment or not _augmented(info, config):
-        yield 0, cut.patches, []
+        yield 0, cut.patches, cut.rasters, []
         return
     if config.augment.original:
-        yield 0, np.ascontiguousarray(_inner(cut.patches, config)), []
+        rasters = {name: _inner(pixels, config) for name, pixels in cut.rasters.items()}
+        yield 0, np.ascontiguousarray(_inner(cut.patches, config)), rasters, []
     augmenter = _augmenter(config)
     for copy in range(config.augment.original, config.records_per_patch(info.split)):
         places = zip(cut.numbers.tolist(), cut.starts.tolist())
@@ -313,7 +263,8 @@ def _copies(cut: _Cut, info: ImageInfo, config: Config, clock: Clock) -> Iterato
         changes = [draw(augmenter.ranges, functools.partial(_uniform, config.seed, i)) for i in identities]
         with device(config.workers).slot(), clock("augment"):
             patches = augmenter(cut.patches, changes)
-        yield copy, patches, changes
+            rasters = {name: augmenter.turn(pixels, changes) for name, pixels in cut.rasters.items()}
+        yield copy, patches, rasters, changes
 
 
 def _uniform(seed: int, identity: tuple, name: str) -> float:
@@ -322,9 +273,17 @@ def _uniform(seed: int, identity: tuple, name: str) -> float:
 
 
 def _encode(
-    info: ImageInfo, start: list[int], copy: int, patch: np.ndarray, extra: tuple, done: str, config: Config
+    info: ImageInfo,
+    start: list[int],
+    copy: int,
+    patch: np.ndarray,
+    rasters: dict[str, np.ndarray],
+    extra: tuple,
+    done: str,
+    config: Config,
 ) -> tuple[Row, bytes]:
     level, (row, col) = config.input.level, start
+    beside = {name: encode_patch(pixels, config.input.rasters[name].encoding) for name, pixels in rasters.items()}
     data = encode_patch(patch, config.output.encoding, config.output.quality)
     payload = to_example(
         PatchRecord(
@@ -338,12 +297,14 @@ def _encode(
             label=info.label,
             group=info.group,
             meta=tuple(meta_of(info).items()),
+            rasters=tuple(sorted(beside.items())),
             copy=copy,
             augmentation=done if config.has_copies else None,
         )
     )
-    shuffled = config.output.order == "shuffled"
     identity = (info.image_id, level, row, col, copy) if copy else (info.image_id, level, row, col)
-    order = digest(config.seed, "order", *identity) if shuffled else 0
+    order = digest(config.seed, "order", *identity) if config.output.order == "shuffled" else 0
+    places = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in sorted(beside.items()))
     extra = (*extra, copy, done) if config.has_copies else extra
-    return Row(order, info, row, col, copy, len(payload), payload.index(data), len(data), extra=extra), payload
+    image = (payload.index(data), len(data))
+    return Row(order, info, row, col, copy, len(payload), *image, rasters=places, extra=extra), payload

@@ -7,10 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import storage, versions
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, Raster
 from pipeline.elements import FORMAT, shard_file
 from pipeline.records import read_record
-from transforms.encoding import decode_patch
+from transforms.encoding import Encoding, decode_patch
 
 SHARDS = "shards.parquet"
 
@@ -58,11 +58,25 @@ class Dataset(NamedTuple):
     def patch(self, row: dict[str, Any]) -> np.ndarray:
         """The patch ``[H, W, C]`` behind a row of the index: its ``shard``, ``image_offset`` and ``image_length``."""
         config = self.manifest["config"]
+        return self._decoded(row, "image", config["input"], config["output"]["encoding"])
+
+    def raster(self, row: dict[str, Any], name: str) -> np.ndarray:
+        """The same place in one of its further rasters."""
+        found = self.rasters[name]
+        return self._decoded(row, f"raster/{name}", found.model_dump(), found.encoding)
+
+    @property
+    def rasters(self) -> dict[str, Raster]:
+        """The further rasters of every patch."""
+        given = self.manifest["config"]["input"].get("rasters") or {}
+        return {name: Raster.model_validate(values) for name, values in given.items()}
+
+    def _decoded(self, row: dict[str, Any], name: str, form: dict[str, Any], encoding: Encoding) -> np.ndarray:
         with storage.open_read(storage.join(self.folder, row["shard"])) as file:
-            file.seek(row["image_offset"])
-            data = file.read(row["image_length"])
-        shape = (*config["patch"]["size"], config["input"]["channels"])
-        return decode_patch(data, config["output"]["encoding"], shape, config["input"]["dtype"])
+            file.seek(row[f"{name}_offset"])
+            data = file.read(row[f"{name}_length"])
+        shape = (*self.manifest["config"]["patch"]["size"], form["channels"])
+        return decode_patch(data, encoding, shape, form["dtype"])
 
 
 def open_dataset(path: str, version: str | None = None) -> Dataset:
@@ -115,7 +129,7 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     """
     import tensorflow as tf
 
-    from transforms.example import META
+    from transforms.example import META, RASTER
 
     found = open_dataset(dataset, version)
     config = found.manifest["config"]
@@ -134,10 +148,16 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     further = {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
 
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
+    size, decoders = config["patch"]["size"], {}
+    for name, raster in found.rasters.items():
+        further[RASTER + name] = tf.io.FixedLenFeature([], tf.string)
+        decoders[name] = _decoder(raster.encoding, tf.dtypes.as_dtype(raster.dtype), [*size, raster.channels])
 
     def parse(data):
         example = tf.io.parse_single_example(data, features | further)
-        if further:
+        if decoders:
+            example["raster"] = {name: decoders[name](example.pop(RASTER + name)) for name in decoders}
+        if columns:
             example["meta"] = {name: example.pop(META + name) for name in columns}
         return example | {"image": decode(example["image"])}
 

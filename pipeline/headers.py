@@ -11,6 +11,7 @@ from pipeline.config import Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
 from pipeline.names import name_of, split_of
 from pipeline.plan import grid_of
+from pipeline.rasters import open_raster
 from pipeline.readers import Layout, open_image
 
 
@@ -56,6 +57,8 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
         )
     if not grid_of(layout, config).count:
         raise Unreadable("too_small", _why_no_patch(layout, config.patch))
+    for name in sorted(config.input.rasters):
+        open_raster(ref, name, config.input, (layout.height, layout.width)).close()
     return ImageInfo(
         image_id=ref.image_id,
         uri=ref.uri,

@@ -15,6 +15,7 @@ from pipeline.config import Config, ConfigError, Input
 from pipeline.elements import ImageRef, is_json
 from pipeline.joining import id_below, join_manifest
 from pipeline.manifest import check_manifest, folder_of, with_columns
+from pipeline.rasters import with_raster_fingerprints
 
 _BATCH = 10_000
 
@@ -67,7 +68,8 @@ def list_images(config: Input, splits: Collection[str] = ()) -> Iterator[ImageRe
     streams = [_matches(pattern, given, root) for pattern, given in zip(patterns, config.images)]
     merged = heapq.merge(*streams, key=lambda ref: ref.image_id.split("/"))
     found = (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
-    return join_manifest(found, config, root, splits) if config.manifest else found
+    refs = join_manifest(found, config, root, splits) if config.manifest else found
+    return with_raster_fingerprints(refs, config)
 
 
 def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:

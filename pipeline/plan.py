@@ -16,7 +16,7 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline import storage
-from pipeline.config import Config
+from pipeline.config import Config, Input, Raster
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
 from transforms.crops import crop_count
 from transforms.grid import Box, Cells, Grid
@@ -136,8 +136,9 @@ def _areas(height: int, width: int, tile: tuple[int, int]) -> Iterator[Box]:
 
 
 def pixel_bytes(config: Config) -> int:
-    """Bytes of one pixel with all its channels."""
-    return config.input.channels * np.dtype(config.input.dtype).itemsize
+    """Bytes of one pixel with all its channels, and of those of the further rasters."""
+    forms: list[Input | Raster] = [config.input, *config.input.rasters.values()]
+    return sum(form.channels * np.dtype(form.dtype).itemsize for form in forms)
 
 
 def patch_bytes(config: Config) -> int:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.elements import ImageInfo, meta_of
-from transforms.example import META, patch_key
+from transforms.example import META, RASTER, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -57,6 +57,7 @@ class Row(NamedTuple):
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
         extra: values of the columns that only some datasets have.
+        rasters: offset and length in the Example of the patches of the further rasters, by their names.
     """
 
     order: int
@@ -69,6 +70,7 @@ class Row(NamedTuple):
     image_length: int
     spooled: int = 0
     extra: tuple = ()
+    rasters: tuple[tuple[int, int], ...] = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -111,15 +113,19 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def index_schema(columns: Mapping[str, str] | None, extra: Iterable[pa.Field] = ()) -> pa.Schema:
-    """``INDEX_SCHEMA`` with more columns.
+def index_schema(
+    columns: Mapping[str, str] | None, rasters: Iterable[str] = (), extra: Iterable[pa.Field] = ()
+) -> pa.Schema:
+    """``INDEX_SCHEMA`` with what only some datasets have.
 
     Args:
-        columns: those of a manifest, name -> kind, called ``meta/<name>``.
-        extra: what only some datasets have, as ``SCORES_SCHEMA``.
+        columns: of a manifest, name -> kind; called ``meta/<name>``.
+        rasters: names of further rasters; the places of their patches are called ``raster/<name>_offset``, ``_length``.
+        extra: such as ``SCORES_SCHEMA``.
     """
     further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
-    return pa.schema([*INDEX_SCHEMA, *further, *extra])
+    places = [(f"{RASTER}{name}_{what}", pa.int64()) for name in sorted(rasters) for what in ("offset", "length")]
+    return pa.schema([*INDEX_SCHEMA, *further, *places, *extra])
 
 
 def make_index(
@@ -128,6 +134,7 @@ def make_index(
     level: int,
     rows: Sequence[Row],
     columns: Mapping[str, str] | None = None,
+    rasters: Iterable[str] = (),
     extra: Iterable[pa.Field] = (),
 ) -> bytes:
     """The index of one shard as Parquet.
@@ -138,9 +145,11 @@ def make_index(
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
         columns: the further columns of the images.
+        rasters: names of the further rasters.
         extra: the columns of ``Row.extra``.
     """
-    schema, further = index_schema(columns, extra), functools.cache(lambda image: tuple(meta_of(image).values()))
+    schema = index_schema(columns, rasters, extra)
+    further = functools.cache(lambda image: tuple(meta_of(image).values()))
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
@@ -159,6 +168,7 @@ def make_index(
                 shard,
                 *place,
                 *further(image),
+                *(number for start, length in row.rasters for number in (offset + start, length)),
                 *row.extra,
             )
         )

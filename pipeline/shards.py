@@ -20,9 +20,10 @@ import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.cutting import OpenImage, Turn, cut_window
+from pipeline.cutting import Turn, cut_window
 from pipeline.device import device
 from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_file, receipt_file, shard_file
+from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.plan import cells_of, windows_of
 from pipeline.records import COPY_SCHEMA, SCORES_SCHEMA, Row, make_index, write_records
@@ -115,6 +116,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
                 config.input.level,
                 content.rows,
                 config.input.columns,
+                config.input.rasters,
                 [*(SCORES_SCHEMA if config.quality else ()), *(COPY_SCHEMA if config.has_copies else ())],
             )
             storage.write_bytes(storage.join(folder, index_file(plan.name)), index)

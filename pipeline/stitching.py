@@ -49,6 +49,7 @@ def stitch_image(
     path: str,
     *,
     predictions: str | None = None,
+    raster: str | None = None,
     blend: Blend = "average",
     labels: bool = False,
     fill: float = 0,
@@ -60,6 +61,7 @@ def stitch_image(
         image_id: identity of the image.
         path: the local file to write.
         predictions: a local folder, see :func:`open_predictions`; without it the patches themselves.
+        raster: name of a further raster, whose patches are taken in place of those of the image.
         blend: what happens where patches overlap, see ``transforms.stitch``.
         labels: the values are classes, which are never averaged: overlaps are cropped, reduced levels are picked.
         fill: value of the pixels that lie in no patch.
@@ -74,7 +76,9 @@ def stitch_image(
         )
     grid = grid_of(_size_of(dataset, image_id), config)
     level = config.input.level
-    source = open_predictions(predictions, image_id, config) if predictions else open_patches(dataset, image_id)
+    if predictions and raster:
+        raise ConfigError("--predictions and --raster: use one of them")
+    source = open_predictions(predictions, image_id, config) if predictions else open_patches(dataset, image_id, raster)
     keys = lambda cells: [
         patch_key(image_id, level, grid.rows.start(row), grid.cols.start(col))
         for row in range(cells.row_from, cells.row_to)
@@ -110,17 +114,26 @@ def _size_of(dataset: Dataset, image_id: str) -> _Size:
     return _Size(rows[0]["height"], rows[0]["width"])
 
 
-def open_patches(dataset: Dataset, image_id: str) -> Source:
-    """The patches of an image as they are in the dataset."""
+def open_patches(dataset: Dataset, image_id: str, raster: str | None = None) -> Source:
+    """The patches of an image, or of one of its further rasters, as they are in the dataset.
+
+    Raises:
+        ConfigError: if there is no such raster.
+    """
+    if raster and raster not in dataset.rasters:
+        raise ConfigError(f"--raster {raster}: is not in {dataset.folder}; there are {list(dataset.rasters) or 'none'}")
+    name = f"raster/{raster}" if raster else "image"
     rows: dict[str, dict[str, Any]] = {}
     for shard in dataset.shard_table()["shard"].to_pylist():
         with storage.open_read(storage.join(dataset.folder, index_file(shard["shard"]))) as file:
-            columns = ["key", "shard", "image_offset", "image_length"]
+            columns = ["key", "shard", f"{name}_offset", f"{name}_length"]
             table = pq.read_table(file, columns=columns, filters=[("image_id", "=", image_id)])
         rows |= {row["key"]: row for row in table.to_pylist()}
+    if raster:
+        form = dataset.rasters[raster]
+        return Source(lambda key: dataset.raster(rows[key], raster), set(rows), form.channels, np.dtype(form.dtype))
     config = dataset.manifest["config"]["input"]
-    read = lambda key: dataset.patch(rows[key])
-    return Source(read, set(rows), config["channels"], np.dtype(config["dtype"]))
+    return Source(lambda key: dataset.patch(rows[key]), set(rows), config["channels"], np.dtype(config["dtype"]))
 
 
 def open_predictions(folder: str, image_id: str, config: Config) -> Source:

@@ -56,13 +56,7 @@ def _describe(part: Sums) -> dict[str, Any]:
 
 def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None:
     """``features.json`` and ``dataset_info.json`` as TensorFlow Datasets 4.9 reads them; 64-bit numbers are strings."""
-    shape = [*config.patch.size, config.input.channels]
-    dimensions = {"dimensions": [str(n) for n in shape]}
-    if config.output.encoding == "raw":
-        image = _tensor(config.input.dtype, dimensions, "bytes")
-    else:
-        content = {"dtype": config.input.dtype, "encodingFormat": config.output.encoding, "shape": dimensions}
-        image = {"pythonClassName": _feature_class("image_feature.Image"), "image": content}
+    image = _image(config.patch.size, config.input.channels, config.input.dtype, config.output.encoding)
     text = {"pythonClassName": _feature_class("text_feature.Text"), "text": {}}
     features = {"image": image, "shape": _tensor("int64", {"dimensions": ["3"]})}
     features |= {name: text for name in ("dtype", "key", "image_id", "label", "group")}
@@ -72,6 +66,10 @@ def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None
     kinds = {"integer": _tensor("int64", {}), "number": _tensor("float32", {}), "text": text}
     if config.input.columns:
         features["meta"] = _features_dict({name: kinds[kind] for name, kind in config.input.columns.items()})
+    if config.input.rasters:
+        rasters = config.input.rasters.items()
+        encoded = {name: _image(config.patch.size, r.channels, r.dtype, r.encoding) for name, r in rasters}
+        features["raster"] = _features_dict(encoded)
     _write_json(folder, "features.json", _features_dict(features))
     splits = [
         {
@@ -88,6 +86,14 @@ def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None
 
 def _feature_class(name: str) -> str:
     return f"tensorflow_datasets.core.features.{name}"
+
+
+def _image(size: tuple[int, int], channels: int, dtype: str, encoding: str) -> dict:
+    dimensions = {"dimensions": [str(n) for n in (*size, channels)]}
+    if encoding == "raw":
+        return _tensor(dtype, dimensions, "bytes")
+    content = {"dtype": dtype, "encodingFormat": encoding, "shape": dimensions}
+    return {"pythonClassName": _feature_class("image_feature.Image"), "image": content}
 
 
 def _features_dict(features: dict) -> dict:

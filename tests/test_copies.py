@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import tensorflow as tf
 import tifffile
 from PIL import Image
@@ -207,3 +208,30 @@ def test_tfds_reads_copies(images, tmp_path):
     dataset = tfds.builder_from_directory(outcome.folder).as_dataset(split="train")
     assert {"copy", "augmentation"} <= set(dataset.element_spec)
     assert dataset.element_spec["copy"].dtype == tf.int64
+
+
+def test_a_mask_is_cut_and_turned_like_its_image(tmp_path):
+    """Image and mask are the same labels: in every copy they still are, and no label is made up."""
+    root = tmp_path / "images"
+    root.mkdir()
+    labels = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((12, 12))).astype(np.uint8)
+    tifffile.imwrite(root / "a_image.tif", labels, tile=(32, 32))
+    Image.fromarray(labels).save(root / "a_mask.png")
+    raster = {"mask": {"file": {"match": "_image.tif", "replace": "_mask.png"}}}
+    for number, ranges in enumerate([{"flip": True, "quarter_turns": True}, {"rotation": 10, "flip": True}]):
+        for patch in ({"size": SIZE}, CROPS):
+            out = tmp_path / f"out{number}{len(patch)}"
+            run(root, out, patch=patch, augment={"copies": 3} | ranges, splits={"train": 1},
+                input={"images": f"{root}/*_image.tif", "channels": 1, "rasters": raster})  # fmt: skip
+            for record in pipeline.load(str(out), "train").as_numpy_iterator():
+                image, mask = record["image"][..., 0], record["raster"]["mask"][..., 0]
+                assert set(np.unique(mask)) <= set(range(1, 101))
+                same = image == mask
+                if number == 0 or record["copy"] % 4 == 0:
+                    assert same.all()
+                # Between two labels, and only there, the image of a rotation holds mixtures of them.
+                inside = scipy.ndimage.maximum_filter(mask, 3) == scipy.ndimage.minimum_filter(mask, 3)
+                inside[[0, -1]] = inside[:, [0, -1]] = False
+                assert same[inside].all()
+                assert inside.any()
+            assert verify(open_dataset(str(out)), 2) == []
