@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -61,6 +61,8 @@ def _beam_value(value: Any) -> Any:
     return value
 
 
+Dtype = Literal["uint8", "uint16", "float32"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
@@ -102,8 +104,13 @@ class Input(_Section):
     ]
     root: str | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
+    page: Annotated[Integer, Field(ge=0)] | None = None
+    bands: tuple[Annotated[Integer, Field(ge=1)], ...] = ()
+    convert: Literal["as-is", "rgb", "gray"] = "as-is"
+    depth: Literal["exact", "widen", "scale", "clip"] = "exact"
+    max_seconds: Annotated[Number, Field(gt=0)] = 120
     channels: Annotated[Integer, Field(ge=1)] = 3
-    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    dtype: Dtype = "uint8"
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
         | Annotated[Regex, Tag("<regex>")]
@@ -193,6 +200,16 @@ class Config(_Section):
             raise ValueError(f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{limit}")
         return self
 
+    @model_validator(mode="after")
+    def _converts_to_its_channels(self) -> Config:
+        made = {"rgb": 3, "gray": 1}.get(self.input.convert) or len(self.input.bands)
+        if made and made != self.input.channels:
+            key = "bands" if self.input.convert == "as-is" else "convert"
+            raise ValueError(
+                f"input.channels: {self.input.channels}, but input.{key} makes {made}; set input.channels: {made}"
+            )
+        return self
+
     @property
     def training_split(self) -> str:
         """The split whose pixels set the normalisation: ``train``, or the first one where none is called so."""
@@ -205,7 +222,9 @@ class Config(_Section):
         which images there are enters a build through their identities.
         """
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
-        del values["input"]["images"], values["input"]["root"], values["output"]["path"]
+        for name in ("images", "root", "max_seconds"):
+            del values["input"][name]
+        del values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

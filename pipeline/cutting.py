@@ -11,9 +11,11 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, Unreadable, digest
+from pipeline.isolation import open_isolated
 from pipeline.parallel import Clock
 from pipeline.plan import grid_of
-from pipeline.readers import Reader, open_image
+from pipeline.readers import Reader
+from pipeline.readers.converted import Choice
 from pipeline.records import Row
 from transforms import moments
 from transforms.encoding import encode_patch
@@ -60,7 +62,7 @@ class OpenImage:
 
     def _open(self) -> Reader | Unreadable:
         try:
-            reader = open_image(self.info.uri, self._config.level)
+            reader = open_isolated(self.info.uri, Choice.of(self._config), self._config.max_seconds)
         except Unreadable as error:
             return error
         planned = (self.info.height, self.info.width, self._config.channels, self._config.dtype)
@@ -104,7 +106,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
 def _without_bad_parts(
     image: OpenImage, cells: Cells, config: Config, clock: Clock, plan: WindowPlan, error: Unreadable
 ) -> Patches:
-    if error.reason == "corrupt_data" and not image.info.is_whole and cells.count > 1:
+    if error.reason in ("corrupt_data", "crashed") and not image.info.is_whole and cells.count > 1:
         first, second = (cut_window(image, half, config, clock) for half in cells.halves())
         measured = [part.moments for part in (first, second) if part.moments]
         if measured:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import apache_beam as beam
 
-from pipeline.config import Config, Constant, Regex
+from pipeline.config import DTYPES, Config, Constant, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable, digest
-from pipeline.readers import open_image
+from pipeline.isolation import open_isolated
+from pipeline.readers import Layout
+from pipeline.readers.converted import Choice
 from transforms.grid import Grid
 
 
@@ -46,15 +48,10 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     """
     label = name_of(ref.image_id, config.input.label)
     group = name_of(ref.image_id, config.input.group)
-    reader = open_image(ref.uri, config.input.level)
+    reader = open_isolated(ref.uri, Choice.of(config.input), config.input.max_seconds)
     reader.close()
     layout = reader.layout
-    if (layout.channels, layout.dtype) != (config.input.channels, config.input.dtype):
-        raise Unreadable(
-            "format_mismatch",
-            f"{layout.channels}-channel {layout.dtype}, the configuration asks for {config.input.channels}-channel "
-            f"{config.input.dtype}; build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}",
-        )
+    _check_form(layout, config)
     if not Grid.of((layout.height, layout.width), config.patch.size, config.patch.steps, config.patch.edge).count:
         height, width = config.patch.size
         raise Unreadable(
@@ -64,7 +61,27 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
         )
     split = split_of(group, config)
     block = (layout.block_height, layout.block_width)
-    return ImageInfo(*ref, layout.height, layout.width, *block, split, label, group)
+    names = ("levels", "mpp", "crs", "transform", "nodata")
+    facts: dict[str, Any] = {name: getattr(layout, name) for name in names}
+    return ImageInfo(*ref, layout.height, layout.width, *block, split, label, group, **facts)
+
+
+def _check_form(layout: Layout, config: Config) -> None:
+    wanted = config.input
+    if (layout.channels, layout.dtype) == (wanted.channels, wanted.dtype):
+        return
+    ways = [f"build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}"]
+    if layout.dtype not in DTYPES:
+        ways = [f"input.dtype is one of {', '.join(DTYPES)}"]
+    if layout.channels != wanted.channels:
+        ways.append("or choose input.bands, or input.convert: rgb or gray")
+    if layout.dtype != wanted.dtype:
+        ways.append("or say how to change the type, input.depth: widen, scale or clip")
+    raise Unreadable(
+        "format_mismatch",
+        f"{layout.channels}-channel {layout.dtype}, the configuration asks for {wanted.channels}-channel "
+        f"{wanted.dtype}; {'; '.join(ways)}",
+    )
 
 
 def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:

@@ -42,8 +42,8 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model_dump() == {
         "input": {
-            "images": ("a.png",), "root": None, "level": 0, "channels": 3, "dtype": "uint8", "label": None,
-            "group": "image",
+            "images": ("a.png",), "root": None, "level": 0, "page": None, "bands": (), "convert": "as-is",
+            "depth": "exact", "max_seconds": 120, "channels": 3, "dtype": "uint8", "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -70,6 +70,10 @@ input:
   images: [a/*.tif, b/**/*.png]
   root: /data
   level: 2
+  page: 7
+  bands: [4, 3, 2, 1]
+  depth: scale
+  max_seconds: 5.5
   channels: 4
   dtype: uint16
   label: {regex: '(tumor|normal)'}
@@ -86,8 +90,9 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
     )
     assert config.model_dump() == {
         "input": {
-            "images": ("a/*.tif", "b/**/*.png"), "root": "/data", "level": 2, "channels": 4, "dtype": "uint16",
-            "label": {"regex": "(tumor|normal)"}, "group": "folder",
+            "images": ("a/*.tif", "b/**/*.png"), "root": "/data", "level": 2, "page": 7,
+            "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale", "max_seconds": 5.5,
+            "channels": 4, "dtype": "uint16", "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
         "patch": {"size": (64, 32), "stride": (48, 16), "edge": "shift", "pad_mode": "constant", "pad_value": 65535},
         "output": {"path": "o", "encoding": "raw", "quality": 50, "shard_size": 64_000_000, "order": "sequential"},
@@ -103,6 +108,19 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         },
     }  # fmt: skip
     assert config.patch.steps == (48, 16)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"convert": "gray"}, "input.channels: 3, but input.convert makes 1; set input.channels: 1"),
+        ({"bands": [1, 2]}, "input.channels: 3, but input.bands makes 2; set input.channels: 2"),
+        ({"bands": [2], "convert": "rgb", "channels": 1}, "input.channels: 1, but input.convert makes 3"),
+    ],
+)
+def test_channels_have_to_be_what_the_conversion_makes(make_config, keys, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(input=keys)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -496,7 +514,12 @@ KEYS = {
     "workers.accelerator": ("x", False),
     "workers.min_ram": ("4GB", False),
     "beam": ({"region": "here"}, False),
+    "input.max_seconds": (7, False),
     "input.level": (1, True),
+    "input.page": (0, True),
+    "input.bands": ([3, 2, 1], True),
+    "input.convert": ("rgb", True),
+    "input.depth": ("clip", True),
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
     "input.label": ("folder", True),
