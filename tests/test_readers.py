@@ -332,9 +332,7 @@ def test_other_types_keep_all_their_bits(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("white", ["minisblack", "miniswhite"])
-@pytest.mark.parametrize(
-    "ways", [{}, {"compression": "ccitt"}, {"compression": "deflate", "rowsperstrip": 8}], ids=str
-)
+@pytest.mark.parametrize("ways", [{}, {"compression": "ccitt"}, {"compression": "deflate", "rowsperstrip": 8}], ids=str)
 def test_bilevel_pages_are_black_and_white_as_pillow_shows_them(tmp_path, ways, white):
     bits = picture(40, 50, 1)[..., 0] > 127
     if "ccitt" in str(ways):

@@ -15,7 +15,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from PIL.Image import DecompressionBombError
@@ -156,6 +156,7 @@ class Reader(Protocol):
 # What the first bytes look like -> module of the reader, which has open_reader(file, level, page) -> Reader.
 HEAD_BYTES = 512
 _FORMATS = {
+    re.compile(rb".{128}DICM", re.DOTALL): "dicom",  # before TIFF, whose first bytes a DICOM may have, too
     re.compile(rb"\xff\xd8\xff"): "jpeg",
     re.compile(rb"\x89PNG\r\n\x1a\n"): "png",
     re.compile(rb"II[*+]\0|MM\0[*+]"): "tiff",
@@ -163,8 +164,14 @@ _FORMATS = {
     re.compile(rb"....ftypavi[fs]", re.DOTALL): "avif",
     re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"): "jpeg2000",
     re.compile(rb"P[1-7]\s|P[fF]\s"): "pnm",
+    re.compile(rb".{344}n[i+]1\0|.{4}n\+2\0|\x1f\x8b", re.DOTALL): "nifti",
 }
-_KNOWN = "JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, BMP, GIF, PNM"
+# What the name has to say: files that begin as another format, or a file that stands for its folder.
+_NAMES = {
+    re.compile(r".*\.(mrxs|ndpi|vms|vmu|scn|bif|svslide|czi)", re.DOTALL | re.IGNORECASE): "openslide",
+    re.compile(r".*/(zarr\.json|\.zattrs|\.zarray)", re.DOTALL): "zarr",
+}
+_KNOWN = "JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, BMP, GIF, PNM, DICOM, NIfTI, Zarr and slides"
 
 
 def open_image(
@@ -206,6 +213,22 @@ def check_single(kind: str, level: int, page: int | None) -> None:
         raise Unreadable("no_such_page", f"a {kind} has page 0 only, asked for {page}")
 
 
+def extra(module: str, name: str) -> Any:
+    """A library that only some installations have.
+
+    Args:
+        module: what to import.
+        name: of the extra that brings it.
+
+    Raises:
+        Unreadable: ``missing_extra``, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Unreadable("missing_extra", f'needs {module}: pip install "patchbeam[{name}]"') from error
+
+
 def check_plausible(pixels: int, file: int) -> None:
     """For values that are not compressed: refuses a file whose header asks for a thousand times of what it has.
 
@@ -230,9 +253,10 @@ def _reader_module(file: ImageFile) -> ModuleType:
     for module in _plug_ins():
         if module.matches(head, file.uri):
             return module
-    for pattern, name in _FORMATS.items():
-        if pattern.match(head):
-            return importlib.import_module(f"pipeline.readers.{name}")
+    names = [name for pattern, name in _NAMES.items() if pattern.fullmatch(file.uri)]
+    names += [name for start, name in _FORMATS.items() if start.match(head)]
+    if names:
+        return importlib.import_module(f"pipeline.readers.{names[0]}")
     page = " (a web page?)" if head.lstrip()[:1] == b"<" else ""
     raise Unreadable("unknown_format", f"starts with {head[:16]!r}{page}; known are {_KNOWN}")
 
