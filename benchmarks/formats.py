@@ -108,6 +108,7 @@ def compare(path, pixels, page):
         theirs = theirs[..., None] if theirs.ndim == 2 else theirs
         if theirs.shape == pixels.shape and theirs.dtype.kind == "i" and pixels.dtype.kind == "u":
             theirs = theirs.astype(pixels.dtype) if theirs.min() >= 0 else theirs  # Pillow's mode I
+        theirs = theirs.astype(theirs.dtype.newbyteorder("="))
         if theirs.shape != pixels.shape:
             other.append(f"{name}: {'x'.join(map(str, theirs.shape))}")
         elif theirs.dtype != pixels.dtype:

@@ -30,6 +30,7 @@ _SOFTWARE = (
     "tifffile",
     "pillow",
     "pyarrow",
+    "simplejpeg",
 )
 
 

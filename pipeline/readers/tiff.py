@@ -149,7 +149,7 @@ def _check(page: Any) -> None:
         raise Unreadable("unsupported_mode", "colour space YCBCR in another form than JPEG; convert it to RGB")
     if colour == "MINISWHITE" and page.dtype.kind not in "bu":
         raise Unreadable("unsupported_mode", f"{page.dtype} where 0 is white; unsigned integers are inverted")
-    if colour == "PALETTE" and (page.samplesperpixel != 1 or page.colormap is None or page.dtype.kind != "u"):
+    if colour == "PALETTE" and (page.samplesperpixel != 1 or page.colormap is None or page.dtype.kind not in "bu"):
         raise Unreadable("corrupt_header", "a palette without colours, or with several samples")
     if page.planarconfig not in (1, 2):
         raise Unreadable("corrupt_header", f"planar configuration {page.planarconfig!r}; 1 and 2 exist")
@@ -203,7 +203,7 @@ def _shown(page: Any, pixels: np.ndarray) -> np.ndarray:
     """The pixels as a viewer shows them: colours of a palette, white as the largest value, all of 8 bits in use."""
     if page.photometric.name == "PALETTE":
         colours = (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # TIFF 6.0 section 5: 16 bits for each
-        return colours[pixels[..., 0]]
+        return colours[pixels[..., 0].astype(np.uint16)]  # a palette of two colours has numbers that are bool
     limit = (1 << page.bitspersample) - 1
     if page.bitspersample < 8 and pixels.dtype.kind in "bu":
         pixels = pixels.astype(np.uint8) * np.uint8(255 // limit)
