@@ -29,6 +29,12 @@ IMAGES_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("split", pa.string()), ("label", pa.string()), ("group", pa.string())]
     + [(name, pa.int64()) for name in ("height", "width", "planned", "written", "filtered", "rejected")]
     + [("reason", pa.string()), ("message", pa.string())]
+    + [
+        ("mpp", pa.list_(pa.float64())),
+        ("crs", pa.string()),
+        ("transform", pa.list_(pa.float64())),
+        ("nodata", pa.string()),
+    ]
 )
 
 
@@ -80,7 +86,7 @@ class RecordImages(beam.PTransform):
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
     planned = patches_of(info, config) * config.records_per_patch(info.split)
-    names = ("image_id", "split", "label", "group", "height", "width")
+    names = ("image_id", "split", "label", "group", "height", "width", "mpp", "crs", "transform", "nodata")
     return {name: getattr(info, name) for name in names} | {"planned": planned}
 
 

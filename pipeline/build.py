@@ -31,6 +31,7 @@ _SOFTWARE = (
     "tifffile",
     "pillow",
     "pyarrow",
+    "simplejpeg",
 )
 
 

@@ -98,6 +98,7 @@ def _beam_value(value: Any) -> Any:
 
 
 Dtype = Literal["uint8", "uint16", "float32"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
@@ -221,6 +222,11 @@ class Input(_Section):
     columns: dict[str, Literal["integer", "number", "text"]] | None = None
     root: Location | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
+    page: Annotated[Integer, Field(ge=0)] | None = None
+    bands: tuple[Annotated[Integer, Field(ge=1)], ...] = ()
+    convert: Literal["as-is", "rgb", "gray"] = "as-is"
+    depth: Literal["exact", "widen", "scale", "clip"] = "exact"
+    max_seconds: Annotated[Number, Field(gt=0)] = 120
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Dtype = "uint8"
     range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
@@ -472,6 +478,16 @@ class Config(_Section):
         """Lowest and highest value of a pixel: as given, or those of the dtype; of float32 it has to be given."""
         return self.input.range or {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.input.dtype, (0, 1))
 
+    @model_validator(mode="after")
+    def _converts_to_its_channels(self) -> Config:
+        made = {"rgb": 3, "gray": 1}.get(self.input.convert) or len(self.input.bands)
+        if made and made != self.input.channels:
+            key = "bands" if self.input.convert == "as-is" else "convert"
+            raise ValueError(
+                f"input.channels: {self.input.channels}, but input.{key} makes {made}; set input.channels: {made}"
+            )
+        return self
+
     @property
     def training_split(self) -> str:
         """The split whose pixels set the normalisation: ``train``, or the first one where none is called so."""
@@ -484,7 +500,7 @@ class Config(_Section):
         which images there are enters a build through their identities.
         """
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
-        for name in ("images", "manifest", "root"):
+        for name in ("images", "manifest", "root", "max_seconds"):
             del values["input"][name]
         for name in ("columns", "rasters"):
             if not values["input"][name]:

@@ -107,7 +107,12 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, tur
 def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
     """The patches in one piece or, where a part of their window does not decode, in several."""
     cut = _cut_window(image, grid_of(image.info, config), cells, config, clock)
-    if isinstance(cut, Rejected) and cut.reason == "corrupt_data" and not image.is_whole and cells.count > 1:
+    if (
+        isinstance(cut, Rejected)
+        and cut.reason in ("corrupt_data", "crashed")
+        and not image.is_whole
+        and cells.count > 1
+    ):
         for half in cells.halves():
             yield from _cut_cells(image, half, config, clock)
     else:

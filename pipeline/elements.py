@@ -26,13 +26,18 @@ Reason = Literal[
     "too_small",  # smaller than one patch, and edge is not pad
     "raster_mismatch",  # a raster that belongs to it has another size, or other channels or dtype than configured
     "no_such_level",  # fewer pyramid levels than asked for
+    "no_such_page",  # fewer images in the file than asked for
+    "no_such_band",  # fewer channels than asked for
+    "missing_extra",  # a reader needs a library that is not installed
+    "timeout",  # decoding took longer than a window may take
+    "crashed",  # the decoder died
     "no_name",  # the regular expression for label or group does not match
     "io_error",  # the storage did not deliver
     "changed",  # not the image any more that was planned
 ]
 
 # Another try may end differently, so a shard that met one of these is never reused.
-PASSING: frozenset[str] = frozenset({"io_error", "changed"})
+PASSING: frozenset[str] = frozenset({"io_error", "changed", "missing_extra", "timeout"})
 
 
 class Unreadable(Exception):
@@ -75,6 +80,7 @@ class ImageInfo(NamedTuple):
         block_height, block_width: pixels that decode together, the whole image where it has no random access.
         split, label, group: names; ``label`` may be empty.
         mask, points, regions, meta: as in :class:`ImageRef`.
+        levels, mpp, crs, transform, nodata: see :class:`pipeline.readers.Layout`.
     """
 
     image_id: str
@@ -91,6 +97,11 @@ class ImageInfo(NamedTuple):
     points: str = ""
     regions: str = ""
     meta: str = ""
+    levels: tuple[tuple[int, int], ...] = ()
+    mpp: tuple[float, float] | None = None
+    crs: str = ""
+    transform: tuple[float, ...] | None = None
+    nodata: str = ""
 
     @property
     def placeless(self) -> ImageInfo:

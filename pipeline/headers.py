@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 
-from pipeline.config import Config, Patch
+from pipeline.config import DTYPES, Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
+from pipeline.isolation import open_isolated
 from pipeline.names import name_of, split_of
 from pipeline.plan import grid_of
 from pipeline.rasters import open_raster
-from pipeline.readers import Layout, open_image
+from pipeline.readers import Layout
+from pipeline.readers.converted import Choice
 
 
 @dataclasses.dataclass
@@ -46,34 +49,36 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     """
     label = ref.label or name_of(ref.image_id, config.input.label)
     group = ref.group or name_of(ref.image_id, config.input.group)
-    reader = open_image(ref.uri, config.input.level)
+    reader = open_isolated(ref.uri, Choice.of(config.input), config.input.max_seconds)
     reader.close()
     layout = reader.layout
-    if (layout.channels, layout.dtype) != (config.input.channels, config.input.dtype):
-        raise Unreadable(
-            "format_mismatch",
-            f"{layout.channels}-channel {layout.dtype}, the configuration asks for {config.input.channels}-channel "
-            f"{config.input.dtype}; build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}",
-        )
+    _check_form(layout, config)
     if not grid_of(layout, config).count:
         raise Unreadable("too_small", _why_no_patch(layout, config.patch))
     for name in sorted(config.input.rasters):
         open_raster(ref, name, config.input, (layout.height, layout.width)).close()
-    return ImageInfo(
-        image_id=ref.image_id,
-        uri=ref.uri,
-        fingerprint=ref.fingerprint,
-        height=layout.height,
-        width=layout.width,
-        block_height=layout.block_height,
-        block_width=layout.block_width,
-        split=ref.split or split_of(group, config),
-        label=label,
-        group=group,
-        mask=ref.mask,
-        points=ref.points,
-        regions=ref.regions,
-        meta=ref.meta,
+    of_layout = ("height", "width", "block_height", "block_width", "levels", "mpp", "crs", "transform", "nodata")
+    of_ref = ("image_id", "uri", "fingerprint", "mask", "points", "regions", "meta")
+    facts: dict[str, Any] = {name: getattr(layout, name) for name in of_layout}
+    facts |= {name: getattr(ref, name) for name in of_ref}
+    return ImageInfo(split=ref.split or split_of(group, config), label=label, group=group, **facts)
+
+
+def _check_form(layout: Layout, config: Config) -> None:
+    wanted = config.input
+    if (layout.channels, layout.dtype) == (wanted.channels, wanted.dtype):
+        return
+    ways = [f"build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}"]
+    if layout.dtype not in DTYPES:
+        ways = [f"input.dtype is one of {', '.join(DTYPES)}"]
+    if layout.channels != wanted.channels:
+        ways.append("or choose input.bands, or input.convert: rgb or gray")
+    if layout.dtype != wanted.dtype:
+        ways.append("or say how to change the type, input.depth: widen, scale or clip")
+    raise Unreadable(
+        "format_mismatch",
+        f"{layout.channels}-channel {layout.dtype}, the configuration asks for {wanted.channels}-channel "
+        f"{wanted.dtype}; {'; '.join(ways)}",
     )
 
 

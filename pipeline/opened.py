@@ -8,10 +8,12 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Unreadable
+from pipeline.isolation import open_isolated
 from pipeline.overview import sample_pixels
 from pipeline.parallel import Clock
 from pipeline.rasters import naming, open_raster
-from pipeline.readers import Reader, open_image
+from pipeline.readers import Reader
+from pipeline.readers.converted import Choice
 from transforms import quality
 from transforms.grid import Box
 
@@ -47,7 +49,7 @@ class OpenImage:
         with self._lock:
             if self._tissue is None:
                 try:
-                    pixels = sample_pixels(self._reader(), self.info.uri, self._config.input.level)
+                    pixels = sample_pixels(self._reader(), self.info.uri, self._config.input)
                     self._tissue = quality.otsu(quality.saturation(pixels, self._config.value_range))
                 except Unreadable as error:
                     self._tissue = error
@@ -78,13 +80,13 @@ class OpenImage:
             with naming(name, self.info, self._config.input):
                 return reader.read(box)
         except Unreadable:
-            self.is_whole |= reader.layout[:2] == (reader.layout.block_height, reader.layout.block_width)
+            self.is_whole |= reader.layout.is_whole
             raise
 
     def _open(self) -> Reader | Unreadable:
         wanted = self._config.input
         try:
-            reader = open_image(self.info.uri, wanted.level)
+            reader = open_isolated(self.info.uri, Choice.of(wanted), wanted.max_seconds)
         except Unreadable as error:
             return error
         planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)

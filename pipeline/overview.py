@@ -7,11 +7,15 @@ on a regular lattice. The same image gives the same pixels on every worker.
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import numpy as np
 
+from pipeline.config import Input
 from pipeline.elements import Unreadable
-from pipeline.readers import Reader, open_image
+from pipeline.isolation import open_isolated
+from pipeline.readers import Reader
+from pipeline.readers.converted import Choice
 from transforms.grid import Box
 
 _MAX_PIXELS = 1 << 20
@@ -20,25 +24,24 @@ _MAX_LEVEL_PIXELS = 1 << 23
 _LATTICE, _SQUARE = 8, 64
 
 
-def sample_pixels(reader: Reader, uri: str, level: int) -> np.ndarray:
+def sample_pixels(reader: Reader, uri: str, wanted: Input) -> np.ndarray:
     """About a million pixels at most of an open image: ``[N, C]``.
 
     Args:
-        reader: the image at ``level``.
+        reader: the image as ``wanted``.
         uri: where it is, to look for coarser levels.
-        level: pyramid level.
+        wanted: what is taken of it.
 
     Raises:
         Unreadable: if none of the pixels that are looked at decodes.
     """
-    size, block = reader.layout[:2], (reader.layout.block_height, reader.layout.block_width)
-    if size == block or size[0] * size[1] <= _MAX_LEVEL_PIXELS:
+    size = reader.layout[:2]
+    if reader.layout.is_whole or size[0] * size[1] <= _MAX_LEVEL_PIXELS:
         with contextlib.suppress(Unreadable):
             return _thinned(reader)
     with contextlib.suppress(Unreadable):  # there is no such level, or it is broken
-        while True:
-            level += 1
-            coarse = open_image(uri, level)
+        for level in itertools.count(wanted.level + 1):
+            coarse = open_isolated(uri, Choice.of(wanted)._replace(level=level), wanted.max_seconds)
             try:
                 if coarse.layout.height * coarse.layout.width <= _MAX_LEVEL_PIXELS:
                     return _thinned(coarse)

@@ -55,7 +55,8 @@ def peak_memory(config: Config, threads: int, whole: int) -> int:
     """
     patch, span = (height * width * pixel_bytes(config) for height, width in (config.patch.size, config.patch.span))
     window = max(WINDOW_BYTES, span) + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
-    return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole
+    decoders = threads * (2 * WINDOW_BYTES + 2 * whole)  # what they decode, and the memory in which it is handed over
+    return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole + decoders
 
 
 def _rejections(work: str) -> list[str]:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pipeline import storage
 from pipeline.config import Input, Replace
 from pipeline.elements import ImageInfo, ImageRef, Unreadable
-from pipeline.readers import Layout, Reader, open_image
+from pipeline.isolation import open_isolated
+from pipeline.readers import Layout, Reader
+from pipeline.readers.converted import Choice
 
 _BATCH = 10_000
 
@@ -48,7 +50,8 @@ def open_raster(image: ImageRef | ImageInfo, name: str, config: Input, size: tup
     with naming(name, image, config):
         if not uri:
             raise Unreadable("raster_mismatch", "there is none: nothing in the manifest, or the rule finds nothing")
-        reader = open_image(uri, wanted.level)
+        choice = Choice(level=wanted.level, dtype=wanted.dtype)
+        reader = open_isolated(uri, choice, config.max_seconds)
         if problem := _problem(reader.layout, size, wanted.channels, wanted.dtype):
             reader.close()
             raise Unreadable("raster_mismatch", problem)

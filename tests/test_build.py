@@ -456,10 +456,10 @@ def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_grap
     config = configure(root, tmp_path / "out", splits={"train": 1.0})
     with monkeypatch.context() as patched:
 
-        def offline(uri, level):
+        def offline(uri, choice, max_seconds):
             raise Unreadable("io_error", "the storage does not answer")
 
-        patched.setattr(cutting, "open_image", offline)
+        patched.setattr(cutting, "open_isolated", offline)
         with pytest.raises(TooManyRejected, match="no patch was written"):
             run(config)
     outcome = run(config)

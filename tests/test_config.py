@@ -43,7 +43,8 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model_dump() == {
         "input": {
-            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
+            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "page": None,
+            "bands": (), "convert": "as-is", "depth": "exact", "max_seconds": 120, "channels": 3,
             "dtype": "uint8", "range": None, "rasters": {}, "label": None, "group": "image",
         },
         "output": {
@@ -78,6 +79,10 @@ input:
   columns: {age: integer, mpp: number, stain: text}
   root: /data
   level: 2
+  page: 7
+  bands: [4, 3, 2, 1]
+  depth: scale
+  max_seconds: 5.5
   channels: 4
   dtype: uint16
   range: [0, 4095]
@@ -105,7 +110,8 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "input": {
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
-            "root": "/data", "level": 2, "channels": 4, "dtype": "uint16", "range": (0, 4095),
+            "root": "/data", "level": 2, "page": 7, "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale",
+            "max_seconds": 5.5, "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "rasters": {
                 "truth": {"file": "mask", "level": 0, "channels": 3, "dtype": "uint8", "pad_value": 255},
                 "later": {
@@ -141,6 +147,19 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         },
     }  # fmt: skip
     assert config.patch.steps == (48, 16)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"convert": "gray"}, "input.channels: 3, but input.convert makes 1; set input.channels: 1"),
+        ({"bands": [1, 2]}, "input.channels: 3, but input.bands makes 2; set input.channels: 2"),
+        ({"bands": [2], "convert": "rgb", "channels": 1}, "input.channels: 1, but input.convert makes 3"),
+    ],
+)
+def test_channels_have_to_be_what_the_conversion_makes(make_config, keys, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(input=keys)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -624,7 +643,12 @@ KEYS = {
     "workers.accelerator": ("x", False),
     "workers.min_ram": ("4GB", False),
     "beam": ({"region": "here"}, False),
+    "input.max_seconds": (7, False),
     "input.level": (1, True),
+    "input.page": (0, True),
+    "input.bands": ([3, 2, 1], True),
+    "input.convert": ("rgb", True),
+    "input.depth": ("clip", True),
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
     "input.range": ([0, 255], True),

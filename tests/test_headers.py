@@ -149,11 +149,14 @@ def test_the_split_follows_the_group_and_not_the_image(image, make_config):
 )
 def test_another_format_says_what_to_set(image, make_config, channels, dtype, asked):
     config = make_config(input={"channels": asked[0], "dtype": asked[1]})
-    assert rejection(image(300, 300, channels, dtype), config) == (
-        "format_mismatch",
+    reason, message = rejection(image(300, 300, channels, dtype), config)
+    assert reason == "format_mismatch"
+    assert message.startswith(
         f"{channels}-channel {dtype}, the configuration asks for {asked[0]}-channel {asked[1]}; "
         f"build it apart with input.channels: {channels}, input.dtype: {dtype}",
     )
+    assert ("input.convert" in message) == (channels != asked[0])
+    assert ("input.depth" in message) == (dtype != asked[1])
     as_told = make_config(input={"channels": channels, "dtype": dtype})
     assert inspect_image(image(300, 300, channels, dtype), as_told).height == 300
 
@@ -200,8 +203,9 @@ def test_every_image_comes_out_as_information_or_as_a_rejection(image, make_conf
         assert_that(found.infos, equal_to(infos), "infos")
         rows = [
             ("format_mismatch", "1-channel uint8, the configuration asks for 3-channel uint8; build it apart with "
-             "input.channels: 1, input.dtype: uint8", "grey.png"),
-            ("unknown_format", "starts with b'<html>' (a web page?); known are JPEG, PNG and TIFF", "page.png"),
+             "input.channels: 1, input.dtype: uint8; or choose input.bands, or input.convert: rgb or gray", "grey.png"),
+            ("unknown_format", "starts with b'<html>' (a web page?); known are JPEG, PNG, TIFF, WebP, AVIF, "
+             "JPEG 2000, BMP, GIF, PNM", "page.png"),
             ("io_error", "cannot be opened: No such file or directory", "gone"),
         ]  # fmt: skip
         assert_that(found.rejected, equal_to([Rejected("inspect", *row, level=0) for row in rows]), "rejected")

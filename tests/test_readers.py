@@ -66,12 +66,12 @@ def open_and_read(path, level=0):
         reader.close()
 
 
-def assert_reads(path, expected, block=None, level=0, count=20):
+def assert_reads(path, expected, block=None, level=0, count=20, page=None):
     """The layout, the whole, and windows of it, are those of ``expected``."""
-    reader = open_image(str(path), level)
+    reader = open_image(str(path), level, page)
     height, width, channels = expected.shape
     block = block or (height, width)
-    assert reader.layout == Layout(height, width, channels, expected.dtype.name, *block)
+    assert reader.layout[:6] == (height, width, channels, expected.dtype.name, *block)
     for box in boxes_of(height, width, count):
         window = reader.read(box)
         assert window.dtype == expected.dtype
@@ -265,14 +265,52 @@ def test_levels_in_directories_of_their_own_are_a_pyramid_too(tmp_path):
         assert_reads(tmp_path / "a.tif", expected, (32, 48), level=index)
 
 
-@pytest.mark.parametrize(
-    "ways", [{}, {"imagej": True}, {"ome": True}, {"metadata": None}], ids=["shaped", "ImageJ", "OME", "plain"]
-)
-def test_a_stack_of_pages_is_refused(tmp_path, ways):
-    tifffile.imwrite(tmp_path / "a.tif", picture(40, 30, 5).transpose(2, 0, 1), **GREY, **ways)
+STACKS = {
+    "shaped": {}, "ImageJ": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "OME": {"ome": True, "metadata": {"axes": "TYX"}}, "plain": {"metadata": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ways", STACKS.values(), ids=STACKS)
+def test_a_stack_of_pages_is_refused_until_one_is_chosen(tmp_path, ways):
+    pixels = picture(40, 30, 5)
+    tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), **GREY, **ways)
     reason, message = message_of(tmp_path / "a.tif")
     assert reason == "unsupported_mode"
     assert message.startswith("a stack of 5 pages (")
+    assert message.endswith("choose one of 5 with input.page")
+    for page in range(5):
+        assert_reads(tmp_path / "a.tif", pixels[..., page : page + 1], (1, 30), page=page, count=3)
+    with pytest.raises(Unreadable) as caught:
+        open_image(str(tmp_path / "a.tif"), page=5)
+    assert caught.value.args == ("no_such_page", "has 5 pages, asked for page 5; the first is 0")
+
+
+@pytest.mark.parametrize("ways", [{"imagej": True}, {"ome": True, **TILED}], ids=["ImageJ", "OME"])
+def test_channels_that_are_pages_are_put_together(tmp_path, ways):
+    pixels = picture(100, 131, 5, "uint16")
+    tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), metadata={"axes": "CYX"}, **GREY, **ways)
+    assert_reads(tmp_path / "a.tif", pixels, ways.get("tile", (100, 131)), count=5)
+
+
+def test_channels_of_each_page_of_a_stack_are_put_together(tmp_path):
+    pixels = picture(40, 30, 6, "uint16")
+    stack = pixels.transpose(2, 0, 1).reshape(2, 3, 40, 30)
+    for axes, channels in [("CZYX", lambda z: [z, 3 + z]), ("ZCYX", lambda z: [3 * z, 3 * z + 1, 3 * z + 2])]:
+        tifffile.imwrite(tmp_path / "a.tif", stack, ome=True, metadata={"axes": axes}, **GREY)
+        for page in range(6 // len(channels(0))):
+            expected = pixels[..., channels(page)]
+            assert_reads(tmp_path / "a.tif", expected, (40, 30), page=page, count=3)
+
+
+def test_pages_of_unlike_sizes_are_counted_one_after_the_other(tmp_path):
+    images = [picture(40, 30), picture(20, 50, 1, "uint16"), picture(20, 50, 1, "uint16", seed=1), picture(9, 9, 4)]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for pixels in images:
+            ways = GREY if pixels.shape[-1] == 1 else RGB
+            writer.write(pixels.squeeze(), metadata=None, compression="lzw", **ways)
+    for page, expected in enumerate(images):
+        assert_reads(tmp_path / "a.tif", expected, page=page, count=3)
 
 
 def test_a_stack_in_one_directory_is_refused(tmp_path):
@@ -285,10 +323,51 @@ def test_a_volume_is_refused(tmp_path):
     assert reason_of(tmp_path / "a.tif") == "unsupported_mode"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "photometric"), [("int16", "minisblack"), ("float64", "minisblack"), ("uint8", "miniswhite"),
-                               ("bool", "minisblack"), ("uint32", "minisblack"), ("float16", "minisblack")],
-)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint32", "int32", "float16", "float64"])
+def test_other_types_keep_all_their_bits(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(-(2**31), 2**31, (97, 53, 2))
+    pixels = np.random.default_rng(0).normal(0, 99, (97, 53, 2)).astype(dtype) if "f" in dtype else values.astype(dtype)
+    write_tiff(tmp_path / "a.tif", pixels, planarconfig="contig", compression="zstd", **GREY, **TILED)
+    assert_reads(tmp_path / "a.tif", pixels, (32, 48))
+
+
+@pytest.mark.parametrize("white", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("ways", [{}, {"compression": "ccitt"}, {"compression": "deflate", "rowsperstrip": 8}], ids=str)
+def test_bilevel_pages_are_black_and_white_as_pillow_shows_them(tmp_path, ways, white):
+    bits = picture(40, 50, 1)[..., 0] > 127
+    if "ccitt" in str(ways):
+        with Image.fromarray(bits) as image:
+            image.save(tmp_path / "a.tif", compression="group4", tiffinfo={262: int(white == "minisblack")})
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", bits, photometric=white, metadata=None, **ways)
+    with Image.open(tmp_path / "a.tif") as image:
+        expected = np.where(np.asarray(image), 255, 0).astype(np.uint8)[..., None]
+    assert 500 < (expected == 255).sum() < 1500
+    assert_reads(tmp_path / "a.tif", expected, (8, 50) if "rowsperstrip" in ways else None)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_where_0_is_white_the_values_are_inverted(tmp_path, dtype):
+    pixels = picture(40, 50, 1, dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels[..., 0], photometric="miniswhite", tile=(16, 16))
+    assert_reads(tmp_path / "a.tif", np.iinfo(dtype).max - pixels, (16, 16))
+
+
+def test_the_palette_of_a_tiff_becomes_its_colours(tmp_path):
+    image = Image.fromarray(photo(100, 131)).quantize(200)
+    image.save(tmp_path / "a.tif", compression="tiff_lzw")
+    assert_reads(tmp_path / "a.tif", np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_and_lab_stay_as_they_are(tmp_path):
+    for photometric, channels, colour in [("separated", 4, "cmyk"), ("cielab", 3, "lab")]:
+        pixels = picture(40, 50, channels)
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, tile=(16, 16))
+        assert_reads(tmp_path / "a.tif", pixels, (16, 16))
+        assert open_image(str(tmp_path / "a.tif")).layout.colour == colour
+
+
+@pytest.mark.parametrize(("dtype", "photometric"), [("complex64", "minisblack"), ("float32", "miniswhite")])
 def test_types_and_colours_that_no_reader_takes_are_refused(tmp_path, dtype, photometric):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), dtype), photometric=photometric)
     assert reason_of(tmp_path / "a.tif") == "unsupported_mode"
@@ -299,10 +378,10 @@ def test_a_block_too_large_for_a_window_is_decoded_once_and_kept(tmp_path, monke
     write_tiff(tmp_path / "a.tif", pixels, rowsperstrip=50, compression="deflate", **RGB)
     monkeypatch.setattr(tiff, "_MAX_BLOCK_BYTES", 1000)
     assert_reads(tmp_path / "a.tif", pixels)
-    reader = open_image(str(tmp_path / "a.tif"))
     decoded = []
-    decode = reader._decode
-    monkeypatch.setattr(reader, "_decode", lambda data: decoded.append(1) or decode(data))
+    blocks = tiff.BlockReader.read_stored
+    monkeypatch.setattr(tiff.BlockReader, "read_stored", lambda self, box: decoded.append(1) or blocks(self, box))
+    reader = open_image(str(tmp_path / "a.tif"))
     for box in boxes_of(97, 53):
         reader.read(box)
     assert decoded == [1]
@@ -490,9 +569,10 @@ def test_the_file_is_touched_under_the_lock_only(tmp_path, watched, monkeypatch,
     write_tiff(tmp_path / "a.tif", photo(100, 131), compression=compression, **RGB, **TILED)
     reader, file = watched(tmp_path / "a.tif")
     locked = []
+    lock = reader._planes[0].func.__self__._lock
     read, seek = file.read, file.seek
-    file.read = lambda size=-1: locked.append(reader._lock.locked()) or read(size)
-    file.seek = lambda offset, whence=0: locked.append(reader._lock.locked()) or seek(offset, whence)
+    file.read = lambda size=-1: locked.append(lock.locked()) or read(size)
+    file.seek = lambda offset, whence=0: locked.append(lock.locked()) or seek(offset, whence)
     reader.read(Box(0, 0, 100, 131))
     assert len(locked) >= 24
     assert all(locked)
@@ -661,7 +741,7 @@ def test_a_png_with_broken_exif_is_read_as_stored(tmp_path):
 
 def test_a_jpeg_with_broken_exif_is_read_as_stored(tmp_path):
     Image.fromarray(photo(5, 9)).save(tmp_path / "a.jpg", exif=b"Exif\0\0garbage!")
-    assert open_and_read(tmp_path / "a.jpg")[0] == Layout(5, 9, 3, "uint8", 5, 9)
+    assert open_and_read(tmp_path / "a.jpg")[0][:6] == (5, 9, 3, "uint8", 5, 9)
 
 
 def test_a_transparent_colour_beside_an_alpha_channel_is_ignored(tmp_path):
@@ -787,7 +867,7 @@ def test_a_jpeg_that_claims_to_be_huge_is_too_large_before_anything_is_decoded(t
 
 def test_a_grey_jpeg_may_have_as_many_pixels_as_bytes_are_allowed(tmp_path):
     (tmp_path / "a.jpg").write_bytes(with_size(jpeg_of(photo(8, 8)[..., 0]), 20_000, 20_000))
-    assert open_image(str(tmp_path / "a.jpg")).layout == Layout(20_000, 20_000, 1, "uint8", 20_000, 20_000)
+    assert open_image(str(tmp_path / "a.jpg")).layout[:6] == (20_000, 20_000, 1, "uint8", 20_000, 20_000)
 
 
 # --- what is broken ---
@@ -812,10 +892,6 @@ def test_a_jpeg_without_its_last_bytes_has_corrupt_data(tmp_path, cut):
     assert reason_of(tmp_path / "a.jpg") == "corrupt_data"
 
 
-DAMAGE = "libjpeg warns of it and goes on with grey; nobody looks at its warnings"
-
-
-@pytest.mark.xfail(strict=True, reason=DAMAGE)
 def test_a_jpeg_that_misses_its_second_half_but_ends_in_an_end_marker_has_corrupt_data(tmp_path):
     data = jpeg_of(photo(300, 400))
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2] + b"\xff\xd9")
@@ -843,7 +919,8 @@ def test_a_web_page_says_so(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"\n <!DOCTYPE html><title>404 Not Found</title>")
     assert message_of(tmp_path / "a.jpg") == (
         "unknown_format",
-        "starts with b'\\n <!DOCTYPE html' (a web page?); known are JPEG, PNG and TIFF",
+        "starts with b'\\n <!DOCTYPE html' (a web page?); known are JPEG, PNG, TIFF, WebP, AVIF, "
+        "JPEG 2000, BMP, GIF, PNM",
     )
 
 
@@ -856,11 +933,11 @@ def test_a_missing_file_and_a_folder_are_io_errors(tmp_path):
 def test_the_content_and_not_the_suffix_chooses_the_reader(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     shutil.copy(SAMPLES / "photos/chelsea.png", path)
-    assert open_image(str(path)).layout == Layout(300, 451, 3, "uint8", 300, 451)
+    assert open_image(str(path)).layout[:6] == (300, 451, 3, "uint8", 300, 451)
     shutil.copy(SAMPLES / "photos/retina.jpg", path)
-    assert open_image(str(path)).layout == Layout(1411, 1411, 3, "uint8", 1411, 1411)
+    assert open_image(str(path)).layout[:6] == (1411, 1411, 3, "uint8", 1411, 1411)
     shutil.copy(SAMPLES / "slides/CMU-1-Small-Region.svs", path)
-    assert open_image(str(path)).layout == Layout(2967, 2220, 3, "uint8", 240, 240)
+    assert open_image(str(path)).layout[:6] == (2967, 2220, 3, "uint8", 240, 240)
 
 
 @pytest.mark.parametrize("path", ["photos/retina.jpg", "photos/chelsea.png"])
@@ -941,7 +1018,6 @@ def test_a_jpeg_tile_that_was_written_too_short_has_corrupt_data(tmp_path):
     assert reader.read(Box(40, 60, 5, 5)).shape == (5, 5, 3)
 
 
-@pytest.mark.xfail(strict=True, reason=DAMAGE)
 def test_a_jpeg_tile_that_misses_its_second_half_but_ends_in_an_end_marker_has_corrupt_data(tmp_path):
     path = tmp_path / "a.tif"
     write_tiff(path, photo(256, 256), compression="jpeg", tile=(256, 256), **RGB)
@@ -1046,46 +1122,46 @@ ODD_FILES = {
     "16bit.cropped.tif": Layout(64, 64, 1, "uint16", 1, 64),
     "LICENSE.txt": "unknown_format",
     "apng_dispose_op_previous.png": Layout(64, 128, 4, "uint8", 64, 128),
-    "avif_rot1mir0.avif": "unknown_format",
+    "avif_rot1mir0.avif": Layout(427, 640, 3, "uint8", 427, 640),
     "broken.png": "corrupt_header",
     "broken_data_stream.png": (FIRST, "corrupt_data"),
-    "decompression_bomb.gif": "unknown_format",
-    "dispose_bgnd.gif": "unknown_format",
-    "expected_to_read.jp2": "unknown_format",
-    "g4_orientation_6.tif": "unsupported_mode",  # white is 0
-    "hopper.Lab.tif": "unsupported_mode",
-    "hopper_16bit.pgm": "unknown_format",
+    "decompression_bomb.gif": "too_large",
+    "dispose_bgnd.gif": Layout(100, 100, 3, "uint8", 100, 100),
+    "expected_to_read.jp2": (Layout(480, 640, 3, "uint8", 480, 640), "corrupt_data"),
+    "g4_orientation_6.tif": Layout(88, 590, 1, "uint8", 88, 590),
+    "hopper.Lab.tif": Layout(128, 128, 3, "uint8", 1, 128),
+    "hopper_16bit.pgm": Layout(128, 128, 1, "uint16", 1, 128),
     "hopper_bw_500.png": Layout(500, 500, 1, "uint8", 500, 500),
-    "hopper_g4.tif": "unsupported_mode",  # white is 0
+    "hopper_g4.tif": Layout(128, 128, 1, "uint8", 128, 128),
     "hopper_orientation_2.jpg": FIRST,
     "hopper_orientation_3.jpg": FIRST,
     "hopper_orientation_4.jpg": FIRST,
     "hopper_orientation_5.jpg": FIRST,
     "hopper_orientation_6.jpg": FIRST,
-    "hopper_orientation_6.webp": "unknown_format",
+    "hopper_orientation_6.webp": FIRST,
     "hopper_orientation_7.jpg": FIRST,
     "hopper_orientation_8.jpg": FIRST,
-    "hopper_unknown_pixel_mode.tif": "unsupported_mode",  # uint32
+    "hopper_unknown_pixel_mode.tif": Layout(128, 128, 3, "uint32", 1, 128),
     "hopper_webp.tif": FIRST,
     "i_trns.png": Layout(64, 64, 2, "uint16", 64, 64),
-    "iss634.webp": "unknown_format",
+    "iss634.webp": Layout(245, 245, 4, "uint8", 245, 245),
     "libtiff_segfault.tif": "corrupt_header",
     "multipage.tiff": "unsupported_mode",  # a stack
     "orientation_rectangle.jpg": Layout(2, 1, 3, "uint8", 2, 1),
-    "pil_sample_cmyk.jpg": "unsupported_mode",
+    "pil_sample_cmyk.jpg": Layout(100, 100, 4, "uint8", 100, 100),
     "png_decompression_dos.png": Layout(1, 1, 1, "uint8", 1, 1),
     "seek_too_large.tif": "corrupt_header",
     "sugarshack.mpo": Layout(480, 640, 3, "uint8", 480, 640),
     "tiff_16bit_RGB.tiff": Layout(40, 100, 3, "uint16", 40, 100),
     "tiff_overflow_rows_per_strip.tif": (Layout(374, 278, 3, "uint8", 374, 278), "corrupt_data"),
-    "tiff_strip_cmyk_jpeg.tif": "unsupported_mode",
+    "tiff_strip_cmyk_jpeg.tif": Layout(100, 100, 4, "uint8", 100, 100),
     "tiff_tiled_jpeg_oob_read.tif": "corrupt_header",
     "tiff_tiled_planar_16bit_RGB.tiff": Layout(40, 100, 3, "uint16", 40, 100),
     "total-pages-zero.tif": "unsupported_mode",  # a stack
     "truncated_end_chunk.png": FIRST,  # all pixels are there, IEND is not
     "truncated_image.png": (Layout(480, 640, 3, "uint8", 480, 640), "corrupt_data"),
     "truncated_jpeg.jpg": (Layout(100, 100, 3, "uint8", 100, 100), "corrupt_data"),
-    "zero_width.gif": "unknown_format",
+    "zero_width.gif": "corrupt_header",
 }
 
 
@@ -1101,18 +1177,20 @@ def test_every_odd_file_is_read_or_says_why_not(name):
         return
     if isinstance(expected, Layout):
         layout, pixels = open_and_read(ODD / name)
-        assert layout == expected
+        assert layout[:6] == expected[:6]
         assert (*pixels.shape, pixels.dtype.name) == expected[:4]
         return
     layout, reason = expected
-    assert open_image(str(ODD / name)).layout == layout
+    assert open_image(str(ODD / name)).layout[:6] == layout[:6]
     assert reason_of(ODD / name) == reason
 
 
 @pytest.mark.parametrize(
     "name",
     [*(f"hopper_orientation_{i}.jpg" for i in range(2, 9)), "orientation_rectangle.jpg", "sugarshack.mpo",
-     "apng_dispose_op_previous.png", "12bit.cropped.tif", "16bit.cropped.tif", "16bit.MM.cropped.tif"],
+     "apng_dispose_op_previous.png", "pil_sample_cmyk.jpg", "tiff_strip_cmyk_jpeg.tif", "avif_rot1mir0.avif",
+     "iss634.webp", "hopper_orientation_6.webp", "hopper_16bit.pgm", "12bit.cropped.tif", "16bit.cropped.tif",
+     "16bit.MM.cropped.tif"],
 )  # fmt: skip
 def test_odd_files_are_what_pillow_decodes(name):
     with Image.open(ODD / name) as image:

@@ -1,22 +1,27 @@
 """Open an image by what it is, not by what it is called.
 
 A reader answers two questions: ``layout``, from the header alone, and ``read(box)``, the pixels of a window. Each file
-of this package is one reader; :func:`open_image` picks it by the first bytes of the file.
+of this package is one reader; :func:`open_image` picks it by the first bytes of the file. Other packages add readers
+by an entry point, see docs/formats.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
+from PIL.Image import DecompressionBombError
 
 from pipeline import storage
 from pipeline.elements import Reason, Unreadable
-from pipeline.ranges import RangeFile
 from transforms.grid import Box
 
 # An image without random access is decoded whole: up to this many bytes of pixels.
@@ -28,7 +33,16 @@ class Layout(NamedTuple):
 
     Attributes:
         block_height, block_width: pixels that decode together; height and width where there is no random access.
-        dtype: ``uint8``, ``uint16`` or ``float32``.
+        dtype: of NumPy, such as ``uint8`` or ``int16``.
+        colour: what the first channels are: ``gray``, ``rgb``, ``cmyk`` or ``lab``; empty where the file does not say.
+            Further channels are alpha, or of a meaning of their own.
+        bits: of a value of an integer type that are in use; 0 for all of them.
+        levels: height and width of every pyramid level, the full resolution first; empty where there is one only.
+        mpp: micrometres per pixel, down and across; None where the file does not say.
+        crs: coordinate system of ``transform``: ``EPSG:<code>``, or the text that the file has for it; may be empty.
+        transform: (a, b, c, d, e, f) with x = a * col + b * row + c and y = d * col + e * row + f, for the upper left
+            corner of a pixel; None where the file does not say.
+        nodata: the value of pixels without data, as text, so that NaN equals itself; may be empty.
     """
 
     height: int
@@ -37,6 +51,18 @@ class Layout(NamedTuple):
     dtype: str
     block_height: int
     block_width: int
+    colour: str = ""
+    bits: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
+    mpp: tuple[float, float] | None = None
+    crs: str = ""
+    transform: tuple[float, ...] | None = None
+    nodata: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the image can only be decoded whole."""
+        return (self.block_height, self.block_width) == (self.height, self.width)
 
 
 class StorageFailed(Exception):
@@ -47,11 +73,12 @@ class ImageFile:
     """An open file that counts what is read of it, and tells a failing storage from a broken file.
 
     Attributes:
+        uri: where it is, for what lies beside it.
         bytes_read: so far.
     """
 
-    def __init__(self, file: BinaryIO):
-        self.bytes_read = 0
+    def __init__(self, file: BinaryIO, uri: str = ""):
+        self.uri, self.bytes_read = uri, 0
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
@@ -87,9 +114,9 @@ class ImageFile:
         Raises:
             StorageFailed: if the storage does not deliver.
         """
-        if isinstance(self._file, RangeFile):
+        if expect := getattr(self._file, "expect", None):
             try:
-                self._file.expect(ranges)
+                expect(ranges)
             except OSError as error:
                 raise StorageFailed(error.strerror or str(error)) from error
 
@@ -115,6 +142,8 @@ def unreadable(reason: Reason, what: str) -> Iterator[None]:
         raise
     except StorageFailed as error:
         raise Unreadable("io_error", f"cannot be read: {error}") from error
+    except DecompressionBombError as error:
+        raise Unreadable("too_large", f"{what}: {error}") from error
     except Exception as error:  # each library raises kinds of its own, and a file that lies can raise any
         raise Unreadable(reason, f"{what}: {error}") from error
 
@@ -136,42 +165,116 @@ class Reader(Protocol):
         """Gives the file back."""
 
 
-# First bytes -> module of the reader, which has open_reader(file, level) -> Reader.
-_SIGNATURES = {
-    b"\xff\xd8\xff": "jpeg",
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-    b"II+\0": "tiff",
-    b"MM\0+": "tiff",
+# What the first bytes look like -> module of the reader, which has open_reader(file, level, page) -> Reader.
+HEAD_BYTES = 512
+_FORMATS = {
+    re.compile(rb".{128}DICM", re.DOTALL): "dicom",  # before TIFF, whose first bytes a DICOM may have, too
+    re.compile(rb"\xff\xd8\xff"): "jpeg",
+    re.compile(rb"\x89PNG\r\n\x1a\n"): "png",
+    re.compile(rb"II[*+]\0|MM\0[*+]"): "tiff",
+    re.compile(rb"RIFF....WEBP|BM.{4}\0{4}|GIF8[79]a", re.DOTALL): "picture",
+    re.compile(rb"....ftypavi[fs]", re.DOTALL): "avif",
+    re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"): "jpeg2000",
+    re.compile(rb"P[1-7]\s|P[fF]\s"): "pnm",
+    re.compile(rb".{344}n[i+]1\0|.{4}n\+2\0|\x1f\x8b", re.DOTALL): "nifti",
 }
+# What the name has to say: files that begin as another format, or a file that stands for its folder.
+_NAMES = {
+    re.compile(r".*\.(mrxs|ndpi|vms|vmu|scn|bif|svslide|czi)", re.DOTALL | re.IGNORECASE): "openslide",
+    re.compile(r".*/(zarr\.json|\.zattrs|\.zarray)", re.DOTALL): "zarr",
+}
+_KNOWN = "JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, BMP, GIF, PNM, DICOM, NIfTI, Zarr and slides"
 
 
-def open_image(uri: str, level: int = 0) -> Reader:
-    """Opens an image at a pyramid level; 0 is full resolution.
+def open_image(
+    uri: str, level: int = 0, page: int | None = None, open_file: Callable[[str], BinaryIO] | None = None
+) -> Reader:
+    """Opens an image.
+
+    Args:
+        uri: where it is.
+        level: of its pyramid; 0 is full resolution.
+        page: which image of a file that holds several, counted from 0; None for the only one, or the first one where
+            a format calls it the still of an animation.
+        open_file: used instead of ``storage.open_read``.
 
     Raises:
         Unreadable: with the reason.
     """
     try:
-        file = ImageFile(storage.open_read(uri))
+        file = ImageFile((open_file or storage.open_read)(uri), uri)
     except OSError as error:
         raise Unreadable("io_error", f"cannot be opened: {error.strerror or error}") from error
     try:
         with unreadable("corrupt_header", "its header cannot be understood"):
-            return _reader_module(file).open_reader(file, level)
+            return _reader_module(file).open_reader(file, level, page)
     except Unreadable:
         file.close()
         raise
 
 
-def _reader_module(file: ImageFile):
-    head = file.read(16)
+def check_single(kind: str, level: int, page: int | None) -> None:
+    """For formats with one image of one level.
+
+    Raises:
+        Unreadable: ``no_such_level`` or ``no_such_page``.
+    """
+    if level:
+        raise Unreadable("no_such_level", f"a {kind} has level 0 only, asked for {level}")
+    if page:
+        raise Unreadable("no_such_page", f"a {kind} has page 0 only, asked for {page}")
+
+
+def extra(module: str, name: str) -> Any:
+    """A library that only some installations have.
+
+    Args:
+        module: what to import.
+        name: of the extra that brings it.
+
+    Raises:
+        Unreadable: ``missing_extra``, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Unreadable("missing_extra", f'needs {module}: pip install "patchbeam[{name}]"') from error
+
+
+def check_plausible(pixels: int, file: int) -> None:
+    """For values that are not compressed: refuses a file whose header asks for a thousand times of what it has.
+
+    A download that stopped has at least a part of the image; a header that lies would give millions of bad windows.
+
+    Args:
+        pixels: bytes that they take.
+        file: bytes of the file.
+
+    Raises:
+        Unreadable: ``corrupt_header``.
+    """
+    if pixels > 1000 * file:
+        raise Unreadable("corrupt_header", f"{pixels} bytes of pixels in a file of {file}")
+
+
+def _reader_module(file: ImageFile) -> ModuleType:
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise Unreadable("empty_file", "the file has no bytes")
-    for signature, name in _SIGNATURES.items():
-        if head.startswith(signature):
-            return importlib.import_module(f"pipeline.readers.{name}")
+    for module in _plug_ins():
+        if module.matches(head, file.uri):
+            return module
+    names = [name for pattern, name in _NAMES.items() if pattern.fullmatch(file.uri)]
+    names += [name for start, name in _FORMATS.items() if start.match(head)]
+    if names:
+        return importlib.import_module(f"pipeline.readers.{names[0]}")
     page = " (a web page?)" if head.lstrip()[:1] == b"<" else ""
-    raise Unreadable("unknown_format", f"starts with {head!r}{page}; known are JPEG, PNG and TIFF")
+    raise Unreadable("unknown_format", f"starts with {head[:16]!r}{page}; known are {_KNOWN}")
+
+
+@functools.cache
+def _plug_ins() -> tuple[ModuleType, ...]:
+    """Readers of other packages, by name; they are asked before ours, so that they can replace one."""
+    found = importlib.metadata.entry_points(group="patchbeam.readers")
+    return tuple(point.load() for point in sorted(found, key=lambda point: point.name))

@@ -1,4 +1,7 @@
-"""JPEG: header by Pillow, pixels by TensorFlow, whose decoder reports a file that ends early."""
+"""JPEG: header by Pillow, pixels by simplejpeg, which reports what libjpeg only warns of, such as data that end early.
+
+Grey and colour files give what they show; CMYK and YCCK files give four channels, 0 where there is no ink.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,45 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pipeline.elements import Unreadable
-from pipeline.readers import ImageFile, orientation
+from pipeline.readers import ImageFile, check_single, orientation
 from pipeline.readers.whole import WholeReader
 
-_CHANNELS = {"L": 1, "RGB": 3}
+_MODES = {"L": (1, "gray", "GRAY"), "RGB": (3, "rgb", "RGB"), "CMYK": (4, "cmyk", "CMYK")}
 
 
-def open_reader(file: ImageFile, level: int) -> WholeReader:
-    """See :func:`pipeline.readers.open_image`; grey and colour JPEG with 8 bits."""
-    if level:
-        raise Unreadable("no_such_level", f"a JPEG has level 0 only, asked for {level}")
+def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
+    """See :func:`pipeline.readers.open_image`; JPEG with 8 bits."""
+    check_single("JPEG", level, page)
     header = JpegImageFile(cast(BinaryIO, file))  # not through Image.open, which has a limit of its own
-    if header.mode not in _CHANNELS:
-        raise Unreadable("unsupported_mode", f"a {header.mode} JPEG; grey and RGB are read")
+    if header.mode not in _MODES:
+        raise Unreadable("unsupported_mode", f"a {header.mode} JPEG; grey, RGB and CMYK are read")
+    channels, colour, space = _MODES[header.mode]
     turned = orientation.valid(header.getexif().get(orientation.TAG))
-    return WholeReader(file, header.height, header.width, _CHANNELS[header.mode], "uint8", turned, _decode)
+    stored = (header.height, header.width, channels)
+    return WholeReader(file, stored, "uint8", lambda data: decode(data, space), colour=colour, turned=turned)
 
 
-def _decode(data: bytes) -> np.ndarray:
-    import tensorflow as tf
+def decode(data: bytes, space: str) -> np.ndarray:
+    """``[height, width, channels]`` of a JPEG in the colour space ``GRAY``, ``RGB`` or ``CMYK``.
 
-    # The accurate transform is bit-identical to libjpeg's default; TensorFlow's own default is not.
-    pixels = tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE")
-    return np.asarray(memoryview(pixels))
+    Raises:
+        ValueError: with libjpeg's message, for its warnings too.
+    """
+    import simplejpeg
+
+    pixels = simplejpeg.decode_jpeg(data, space, strict=True)  # the accurate transform, as libjpeg's default
+    return np.invert(pixels, out=pixels) if space == "CMYK" else pixels  # Adobe stores inverted inks, and all follow
+
+
+def decode_tables(data: bytes, tables: bytes | None, space: str, transform: int | None) -> np.ndarray:
+    """A block of a TIFF: its JPEG, the tables that all blocks share, and whether it is YCbCr (1) or not (0).
+
+    Without a marker of its own, Adobe's says what ``transform`` is; one of JFIF is believed more, as by all.
+    """
+    import simplejpeg
+
+    start = b"\xff\xd8"
+    if transform is not None:
+        start += b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+    shared = tables[2:-2] if tables else b""
+    return simplejpeg.decode_jpeg(start + shared + data[2:], space, strict=True)

@@ -13,7 +13,7 @@ import imagecodecs
 from PIL import Image
 
 from pipeline.elements import Unreadable
-from pipeline.readers import ImageFile, orientation
+from pipeline.readers import ImageFile, check_single, orientation
 from pipeline.readers.whole import WholeReader
 
 _MAX_CHUNK = 1 << 24  # EXIF may hold a preview
@@ -21,17 +21,15 @@ _TAIL = 1 << 15
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # PNG specification, table 11.1: grey, RGB, palette, grey + alpha, RGBA
 
 
-def open_reader(file: ImageFile, level: int) -> WholeReader:
+def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
     """See :func:`pipeline.readers.open_image`."""
-    if level:
-        raise Unreadable("no_such_level", f"a PNG has level 0 only, asked for {level}")
+    check_single("PNG", level, page)
     width, height, depth, kind, transparent, turned = _header(file)
     if kind not in _CHANNELS or not width or not height:
         raise Unreadable("corrupt_header", f"{width} x {height} pixels of colour type {kind}")
     channels = _CHANNELS[kind] + transparent
-    return WholeReader(
-        file, height, width, channels, "uint16" if depth == 16 else "uint8", turned, imagecodecs.png_decode
-    )
+    dtype, colour = "uint16" if depth == 16 else "uint8", "gray" if kind in (0, 4) else "rgb"
+    return WholeReader(file, (height, width, channels), dtype, imagecodecs.png_decode, colour=colour, turned=turned)
 
 
 def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:

@@ -1,51 +1,68 @@
-"""The TIFF family: tiled and stripped TIFF, BigTIFF, SVS, with pyramid levels; reads only the blocks a window needs."""
+"""The TIFF family: TIFF, BigTIFF, OME-TIFF, SVS, GeoTIFF and COG, by tifffile; reads only the blocks a window needs.
+
+Pixels come as they are shown: palettes become their colours, fewer than 8 bits of grey are spread over 0..255, and
+where 0 is white they are inverted. All else stays as it is. Channels that are pages of their own are put together.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import struct
 import threading
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import tifffile
 
 from pipeline.elements import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, orientation, unreadable
+from pipeline.readers import ImageFile, Layout, Reader, check_plausible, orientation, unreadable
+from pipeline.readers.blocks import BlockReader, Decode
+from pipeline.readers.jpeg import decode_tables
+from pipeline.readers.tiff_place import Place, place_of
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
 # What it would warn of comes back as a reason code.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-_COLOURS = ("MINISBLACK", "RGB", "YCBCR")
+_COLOURS = {
+    "MINISBLACK": "gray", "MINISWHITE": "gray", "RGB": "rgb", "YCBCR": "rgb", "PALETTE": "rgb", "SEPARATED": "cmyk",
+    "CIELAB": "lab", "ICCLAB": "lab",
+}  # fmt: skip
+_ALPHA = (1, 2)  # extra samples that are alpha, TIFF 6.0 section 18
 # A block above this size is no random access: such images are decoded whole, once.
 _MAX_BLOCK_BYTES = 1 << 26
 
 
-def open_reader(file: ImageFile, level: int) -> Reader:
-    """See :func:`pipeline.readers.open_image`; the first image of the file, at one of its pyramid levels."""
+def open_reader(file: ImageFile, level: int, page: int | None) -> Reader:
+    """See :func:`pipeline.readers.open_image`; without a page, the first image of the file."""
     _check_chain(file)
-    series = tifffile.TiffFile(cast(BinaryIO, file)).series[0]
-    if level >= len(series.levels):
-        raise Unreadable("no_such_level", f"has {len(series.levels)} pyramid levels, asked for level {level}")
-    pages: Any = series.levels[level].pages
-    page = pages[0].aspage()
-    if series.levels[level].size != page.size:
-        raise Unreadable(
-            "unsupported_mode", f"a stack of {series.size // page.size} pages ({series.axes}); single images are read"
-        )
-    _check(page)
-    tag = page.tags.get(orientation.TAG)
+    image = _find(tifffile.TiffFile(cast(BinaryIO, file)), level, page)
+    for one in image.pages:
+        _check(one)
+    first = image.pages[0]
+    tag = first.tags.get(orientation.TAG)
     turned = orientation.valid(int(tag.value) if tag else 1)
-    reader = _TiffReader(file, page, turned)
-    layout = reader.layout
-    if layout.block_height * layout.block_width * layout.channels * page.dtype.itemsize <= _MAX_BLOCK_BYTES:
+    layout = _layout(image, turned)
+    if _rows_are_plain(first) and len(image.pages) == 1:
+        check_plausible(first.nbytes, first.parent.filehandle.size)
+        return _RowReader(file, layout, first, turned)
+    lock = threading.Lock()
+    blocks = [_Blocks(file, one, lock) for one in image.pages]
+    planes = [plane for one in blocks for plane in _planes(one)]
+    places = lambda down, across: [place for one in blocks for place in one.places(down, across)]
+    reader = BlockReader(file, layout, planes, turned, places)
+    if layout.block_height * layout.block_width * layout.channels * np.dtype(layout.dtype).itemsize <= _MAX_BLOCK_BYTES:
         return reader
     height, width = orientation.shown_size(layout.height, layout.width, turned)
     whole = Box(0, 0, height, width)
-    return WholeReader(file, height, width, layout.channels, layout.dtype, turned, lambda _: reader.read_stored(whole))
+    kept = WholeReader(
+        file, (height, width, layout.channels), layout.dtype, lambda _: reader.read_stored(whole), turned=turned
+    )
+    kept.layout = layout._replace(block_height=layout.height, block_width=layout.width)
+    return kept
 
 
 def _check_chain(file: ImageFile) -> None:
@@ -67,14 +84,75 @@ def _check_chain(file: ImageFile) -> None:
     file.seek(0)
 
 
+class _Image(NamedTuple):
+    """One image of a file: the page of each group of its channels, at the level asked for; what is known of it."""
+
+    pages: list[Any]
+    levels: tuple[tuple[int, int], ...]
+    place: Place
+
+
+def _find(tiff: tifffile.TiffFile, level: int, page: int | None) -> _Image:
+    passed = 0
+    for number, series in enumerate(tiff.series):
+        groups = _groups(series)
+        if page is None and len(groups) > 1:
+            raise Unreadable(
+                "unsupported_mode",
+                f"a stack of {len(series.pages)} pages ({series.axes}); choose one of {len(groups)} with input.page",
+            )
+        if passed + len(groups) > (page or 0):
+            if level >= len(series.levels):
+                raise Unreadable("no_such_level", f"has {len(series.levels)} pyramid levels, asked for level {level}")
+            index = (page or 0) - passed
+            full = _page(series, groups[index][0])
+            levels = tuple(_size(_page(one, _groups(one)[index][0])) for one in series.levels)
+            place = place_of(tiff, full, number).at(levels[0], levels[level])
+            at_level = series.levels[level]
+            return _Image([_page(at_level, one) for one in _groups(at_level)[index]], levels, place)
+        passed += len(groups)
+    if not passed:
+        raise Unreadable("corrupt_header", "no page that can be understood")
+    raise Unreadable("no_such_page", f"has {passed} pages, asked for page {page}; the first is 0")
+
+
+def _groups(series: Any) -> np.ndarray:
+    """``[images, pages]``: the numbers of the pages that are channels of one image, for each image of a series."""
+    page = _page(series, 0)
+    count = len(series.pages)
+    leading = series.axes[: max(0, len(series.axes) - len(page.axes))]
+    shape = series.shape[: len(leading)]
+    if series.size != page.size * count or int(np.prod(shape, dtype=object)) != count:
+        raise Unreadable("unsupported_mode", f"a stack of {series.axes} {series.shape} in one directory")
+    numbers = np.arange(count).reshape(shape)
+    if "C" in leading:
+        return np.moveaxis(numbers, leading.index("C"), -1).reshape(-1, shape[leading.index("C")])
+    return numbers.reshape(-1, 1)
+
+
+def _page(series: Any, number: int) -> Any:
+    page = series.pages[int(number)]
+    if page is None:
+        raise Unreadable("corrupt_header", "a page is missing: it may be in another file")
+    return page.aspage()
+
+
+def _size(page: Any) -> tuple[int, int]:
+    return page.imagelength, page.imagewidth
+
+
 def _check(page: Any) -> None:
     colour = getattr(page.photometric, "name", page.photometric)
     if colour not in _COLOURS:
         raise Unreadable("unsupported_mode", f"colour space {colour}; {', '.join(_COLOURS)} are read")
-    if page.dtype is None or page.dtype.name not in ("uint8", "uint16", "float32"):
-        raise Unreadable("unsupported_mode", f"pixels of {page.dtype}; uint8, uint16 and float32 are read")
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise Unreadable("unsupported_mode", f"pixels of {page.dtype}; integers and floating point are read")
     if colour == "YCBCR" and page.compression != tifffile.COMPRESSION.JPEG:
         raise Unreadable("unsupported_mode", "colour space YCBCR in another form than JPEG; convert it to RGB")
+    if colour == "MINISWHITE" and page.dtype.kind not in "bu":
+        raise Unreadable("unsupported_mode", f"{page.dtype} where 0 is white; unsigned integers are inverted")
+    if colour == "PALETTE" and (page.samplesperpixel != 1 or page.colormap is None or page.dtype.kind not in "bu"):
+        raise Unreadable("corrupt_header", "a palette without colours, or with several samples")
     if page.planarconfig not in (1, 2):
         raise Unreadable("corrupt_header", f"planar configuration {page.planarconfig!r}; 1 and 2 exist")
     if page.imagedepth != 1 or not page.imagelength or not page.imagewidth:
@@ -83,101 +161,145 @@ def _check(page: Any) -> None:
     blocks = int(np.prod(page.chunked, dtype=object))
     if not _rows_are_plain(page) and not len(page.dataoffsets) == len(page.databytecounts) == blocks:
         raise Unreadable("corrupt_header", f"{len(page.dataoffsets)} blocks where its size asks for {blocks}")
-    if page.nbytes > 1000 * page.parent.filehandle.size and _rows_are_plain(page):
-        raise Unreadable("corrupt_header", f"{page.nbytes} bytes of pixels in a file of {page.parent.filehandle.size}")
+
+
+def _layout(image: _Image, turned: int) -> Layout:
+    page = image.pages[0]
+    height, width = _size(page)
+    block: tuple[int, int] = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+    if _rows_are_plain(page) and len(image.pages) == 1:
+        block = (1, width)
+    channels = 3 if page.photometric.name == "PALETTE" else page.samplesperpixel * len(image.pages)
+    dtype = np.dtype("u1") if page.dtype.kind == "b" or page.photometric.name == "PALETTE" else page.dtype
+    narrow = page.bitspersample < 8 or page.photometric.name == "PALETTE"  # spread over all bits
+    mpp, crs, transform, nodata = image.place
+    if turned != 1:  # tools that know coordinates know no orientation
+        crs, transform = "", None
+        mpp = (mpp[1], mpp[0]) if mpp and orientation.shown_size(0, 1, turned) == (1, 0) else mpp
+    levels = tuple(orientation.shown_size(*size, turned) for size in image.levels)
+    return Layout(
+        *orientation.shown_size(height, width, turned), channels, dtype.name,
+        *orientation.shown_size(min(block[0], height), min(block[1], width), turned),
+        _colour(page) if len(image.pages) == 1 else "", 0 if narrow or dtype.kind == "f" else page.bitspersample,
+        levels if len(levels) > 1 else (), mpp, crs, transform, nodata,
+    )  # fmt: skip
+
+
+def _colour(page: Any) -> str:
+    colour = _COLOURS[page.photometric.name]
+    known = {"gray": 1, "cmyk": 4}.get(colour, 3)
+    if page.photometric.name == "PALETTE" or page.samplesperpixel == known or colour in ("rgb", "lab"):
+        return colour
+    extra = [int(sample) for sample in page.extrasamples or ()]
+    return colour if page.samplesperpixel == known + 1 and extra and extra[0] in _ALPHA else ""
 
 
 def _rows_are_plain(page: Any) -> bool:
     """Whether the pixels lie in one piece, uncompressed, row after row, so that any rows can be read directly."""
     bits = page.dtype.itemsize * 8
-    return page.is_contiguous and page.bitspersample == bits and (page.planarconfig == 1 or page.samplesperpixel == 1)
+    as_stored = page.photometric.name not in ("PALETTE", "MINISWHITE") and page.bitspersample == bits
+    return page.is_contiguous and as_stored and (page.planarconfig == 1 or page.samplesperpixel == 1)
 
 
-class _TiffReader:
-    """One page of a TIFF, block by block."""
+def _shown(page: Any, pixels: np.ndarray) -> np.ndarray:
+    """The pixels as a viewer shows them: colours of a palette, white as the largest value, all of 8 bits in use."""
+    if page.photometric.name == "PALETTE":
+        colours = (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # TIFF 6.0 section 5: 16 bits for each
+        return colours[pixels[..., 0].astype(np.uint16)]  # a palette of two colours has numbers that are bool
+    limit = (1 << page.bitspersample) - 1
+    if page.bitspersample < 8 and pixels.dtype.kind in "bu":
+        pixels = pixels.astype(np.uint8) * np.uint8(255 // limit)
+        limit = 255
+    return limit - pixels if page.photometric.name == "MINISWHITE" else pixels
 
-    def __init__(self, file: ImageFile, page: Any, turned: int):
-        self.file, self._page, self._turned = file, page, turned
+
+class _RowReader:
+    """Rows of plain values of one page."""
+
+    def __init__(self, file: ImageFile, layout: Layout, page: Any, turned: int):
+        self.file, self.layout = file, layout
+        self._page, self._turned = page, turned
         self._lock = threading.Lock()
-        self._decode_block = page.decode  # made now: the making reads the file
-        self._plain = _rows_are_plain(page)
-        height, width = page.imagelength, page.imagewidth
-        blocks = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
-        self._block: tuple[int, int] = (1, width) if self._plain else (min(blocks[0], height), min(blocks[1], width))
-        self.layout = Layout(
-            *orientation.shown_size(height, width, turned),
-            page.samplesperpixel,
-            page.dtype.name,
-            *orientation.shown_size(*self._block, turned),
-        )
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        page = self._page
         stored = orientation.stored_box(box, self.layout.height, self.layout.width, self._turned)
-        return orientation.shown(self.read_stored(stored), self._turned)
-
-    def read_stored(self, box: Box) -> np.ndarray:
-        """The pixels of a box in the orientation of the file."""
-        with unreadable("corrupt_data", "does not decode"):
-            return self._read_rows(box) if self._plain else self._read_blocks(box)
-
-    def _read_rows(self, box: Box) -> np.ndarray:
-        page = self._page
         row = page.imagewidth * page.samplesperpixel * page.dtype.itemsize
-        data = self._bytes(page.dataoffsets[0] + box.row * row, box.height * row)
-        pixels = np.frombuffer(data, page.parent.byteorder + page.dtype.char)
-        pixels = pixels.reshape(box.height, page.imagewidth, page.samplesperpixel)
-        return np.ascontiguousarray(pixels[:, box.col : box.col + box.width], page.dtype)
-
-    def _read_blocks(self, box: Box) -> np.ndarray:
-        page, (block_height, block_width) = self._page, self._block
-        planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        down, across = -(-page.imagelength // block_height), -(-page.imagewidth // block_width)
-        rows = range(box.row // block_height, -(-(box.row + box.height) // block_height))
-        cols = range(box.col // block_width, -(-(box.col + box.width) // block_width))
-        blocks = ((plane * down + row) * across + col for plane in range(planes) for row in rows for col in cols)
-        self.file.expect((page.dataoffsets[index], page.databytecounts[index]) for index in blocks)
-        out = np.empty((box.height, box.width, page.samplesperpixel), page.dtype)
-        for plane in range(planes):
-            samples = slice(plane, plane + 1) if planes > 1 else slice(None)
-            for down_index in rows:
-                for across_index in cols:
-                    block = self._decode((plane * down + down_index) * across + across_index)
-                    into_rows, of_rows = _overlap(down_index * block_height - box.row, block_height, box.height)
-                    into_cols, of_cols = _overlap(across_index * block_width - box.col, block_width, box.width)
-                    out[into_rows, into_cols, samples] = block if np.ndim(block) == 0 else block[of_rows, of_cols]
-        return out
-
-    def _decode(self, index: int) -> np.ndarray:
-        """Block ``index``: ``[height, width, samples]``, or one number for a block that the file leaves out."""
-        page = self._page
-        count = page.databytecounts[index]
-        if not count:
-            return page.nodata
-        data = self._bytes(page.dataoffsets[index], count)
-        # libjpeg would fill the missing end of a picture with grey.
-        if page.compression == tifffile.COMPRESSION.JPEG and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            raise Unreadable("corrupt_data", f"block {index}: the JPEG data end early")
-        block, _, _ = self._decode_block(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
-        samples = 1 if page.planarconfig == 2 else page.samplesperpixel
-        if block.shape[-1] != samples:  # NumPy would spread one sample over all
-            raise Unreadable("corrupt_data", f"block {index}: {block.shape[-1]} samples where {samples} are due")
-        return block[0]
-
-    def _bytes(self, offset: int, count: int) -> bytes:
-        with self._lock:  # the file has one position
-            self.file.seek(offset)
-            data = self.file.read(count)
-        if len(data) < count:
-            raise Unreadable("corrupt_data", f"the file ends {count - len(data)} bytes before the end of a block")
-        return data
+        with unreadable("corrupt_data", "does not decode"):
+            data = _read(self.file, self._lock, page.dataoffsets[0] + stored.row * row, stored.height * row)
+            pixels = np.frombuffer(data, page.parent.byteorder + page.dtype.char)
+            pixels = pixels.reshape(stored.height, page.imagewidth, page.samplesperpixel)
+            window = np.ascontiguousarray(pixels[:, stored.col : stored.col + stored.width], page.dtype)
+        return orientation.shown(window, self._turned)
 
     def close(self) -> None:
         """See :class:`pipeline.readers.Reader`."""
         self.file.close()
 
 
-def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
-    """Where ``start .. start + length`` overlaps ``0 .. limit``: counted from 0, and counted from ``start``."""
-    first, end = max(0, start), min(start + length, limit)
-    return slice(first, end), slice(first - start, end - start)
+def _read(file: ImageFile, lock: threading.Lock, offset: int, count: int) -> bytes:
+    with lock:  # the file has one position
+        file.seek(offset)
+        data = file.read(count)
+    if len(data) < count:
+        raise Unreadable("corrupt_data", f"the file ends {count - len(data)} bytes before the end of a block")
+    return data
+
+
+class _Blocks:
+    """The blocks of one page."""
+
+    def __init__(self, file: ImageFile, page: Any, lock: threading.Lock):
+        self.page = page
+        self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        self._file, self._lock = file, lock
+        self._decode = page.decode  # made now: the making reads the file
+        self._space = _jpeg_space(page)
+        height, width = _size(page)
+        self._block = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
+        self.down, self.across = -(-height // self._block[0]), -(-width // self._block[1])
+
+    def decode(self, plane: int, down: int, across: int) -> np.ndarray | float:
+        """One block: ``[height, width, samples]``, or one number where the file leaves it out."""
+        page, index = self.page, (plane * self.down + down) * self.across + across
+        if not page.databytecounts[index]:
+            return page.nodata
+        data = _read(self._file, self._lock, page.dataoffsets[index], page.databytecounts[index])
+        rows = self._block[0] if page.is_tiled else min(self._block[0], page.imagelength - down * self._block[0])
+        if self._space:
+            block = decode_tables(data, page.jpegtables, *self._space)
+        else:
+            decoded, _, _ = self._decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+            block = decoded[0]
+        samples = 1 if page.planarconfig == 2 else page.samplesperpixel
+        if block.shape[-1] != samples:  # NumPy would spread one sample over all
+            raise Unreadable("corrupt_data", f"block {index}: {block.shape[-1]} samples where {samples} are due")
+        if self._space and (block.shape[0] < rows or block.shape[1] < self._block[1]):
+            raise Unreadable("corrupt_data", f"block {index}: {block.shape[:2]} pixels where {rows} rows are due")
+        return _shown(page, block)
+
+    def places(self, down: int, across: int) -> list[tuple[int, int]]:
+        """Where a block of each plane is in the file: ``(offset, bytes)``."""
+        indices = ((plane * self.down + down) * self.across + across for plane in range(self.planes))
+        return [(self.page.dataoffsets[index], self.page.databytecounts[index]) for index in indices]
+
+
+def _planes(blocks: _Blocks) -> list[Decode]:
+    return [functools.partial(blocks.decode, plane) for plane in range(blocks.planes)]
+
+
+def _jpeg_space(page: Any) -> tuple[str, int | None] | None:
+    """(colour space, Adobe's transform) of JPEG blocks that simplejpeg decodes, which reports damage; None for others.
+
+    Most are without a marker that says whether they are RGB or YCbCr: the photometric interpretation does.
+    """
+    if page.compression != tifffile.COMPRESSION.JPEG or page.dtype != np.uint8 or page.jpegheader:
+        return None
+    samples = 1 if page.planarconfig == 2 else page.samplesperpixel
+    name = page.photometric.name
+    if samples == 1:
+        return "GRAY", None
+    if samples == 3 and name in ("RGB", "YCBCR"):
+        return "RGB", 0 if name == "RGB" else 1
+    return ("CMYK", None) if samples == 4 and name == "SEPARATED" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -12,47 +13,64 @@ from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, orientation, un
 from transforms.grid import Box
 
 
+class Once:
+    """Pixels that are made at the first call, or the reason why not, for all threads."""
+
+    def __init__(self, make: Callable[[], np.ndarray]):
+        self._make = make
+        self._lock = threading.Lock()
+        self._pixels: np.ndarray | Unreadable | None = None
+
+    def __call__(self) -> np.ndarray:
+        """The pixels.
+
+        Raises:
+            Unreadable: the same each time.
+        """
+        with self._lock:
+            if self._pixels is None:
+                try:
+                    self._pixels = self._make()
+                except Unreadable as error:
+                    self._pixels = error
+        if isinstance(self._pixels, Unreadable):
+            raise self._pixels
+        return self._pixels
+
+    def forget(self) -> None:
+        """Gives the memory back."""
+        self._pixels = None
+
+
 class WholeReader:
     """Decodes at the first read and keeps the pixels until it is closed.
 
     Args:
         file: the open image.
-        height, width, channels, dtype: as stored, from the header.
-        turned: the orientation of the stored pixels.
+        stored: height, width and channels as stored, from the header.
+        dtype: of the pixels.
         decode: makes ``[height, width(, channels)]`` of the file's bytes.
+        colour, bits: see :class:`pipeline.readers.Layout`.
+        turned: the orientation of the stored pixels.
     """
 
     def __init__(
-        self, file: ImageFile, height: int, width: int, channels: int, dtype: str, turned: int,
-        decode: Callable[[bytes], np.ndarray],
+        self, file: ImageFile, stored: tuple[int, int, int], dtype: str, decode: Callable[[bytes], np.ndarray],
+        *, colour: str = "", bits: int = 0, turned: int = 1,
     ):  # fmt: skip
-        needed = height * width * channels * np.dtype(dtype).itemsize
-        if needed > MAX_WHOLE_BYTES:
-            raise Unreadable(
-                "too_large",
-                f"{height} x {width} x {channels} {dtype} takes {needed >> 20} MiB, and this format can only be "
-                f"decoded whole, up to {MAX_WHOLE_BYTES >> 20} MiB; convert it to a tiled TIFF",
-            )
-        self._stored = (height, width, channels)
+        height, width, channels = stored
+        if min(stored) < 1:
+            raise Unreadable("corrupt_header", f"{height} x {width} pixels of {channels} channels")
+        check_size(stored, dtype)
+        self._stored = stored
         shown = orientation.shown_size(height, width, turned)
-        self.layout = Layout(*shown, channels, dtype, *shown)
+        self.layout = Layout(*shown, channels, dtype, *shown, colour, bits)
         self.file, self._turned, self._decode = file, turned, decode
-        self._lock = threading.Lock()
-        self._pixels: np.ndarray | None = None
-        self._error: Unreadable | None = None
+        self._all = Once(self._decode_all)
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
-        with self._lock:
-            if self._error:
-                raise self._error
-            if self._pixels is None:
-                try:
-                    self._pixels = self._decode_all()
-                except Unreadable as error:
-                    self._error = error
-                    raise
-        return self._pixels[box.row : box.row + box.height, box.col : box.col + box.width]
+        return self._all()[box.row : box.row + box.height, box.col : box.col + box.width]
 
     def _decode_all(self) -> np.ndarray:
         with unreadable("corrupt_data", "does not decode"):
@@ -68,5 +86,20 @@ class WholeReader:
 
     def close(self) -> None:
         """See :class:`pipeline.readers.Reader`."""
-        self._pixels = None
+        self._all.forget()
         self.file.close()
+
+
+def check_size(stored: tuple[int, ...], dtype: str) -> None:
+    """Refuses what would take more memory than an image that is decoded whole may take, before anything is allocated.
+
+    Raises:
+        Unreadable: ``too_large``.
+    """
+    needed = math.prod(stored) * np.dtype(dtype).itemsize
+    if needed > MAX_WHOLE_BYTES:
+        raise Unreadable(
+            "too_large",
+            f"{' x '.join(map(str, stored))} {dtype} takes {needed >> 20} MiB, and this format can only be "
+            f"decoded whole, up to {MAX_WHOLE_BYTES >> 20} MiB; convert it to a tiled TIFF",
+        )

@@ -1,0 +1,204 @@
+"""The process in which images are decoded; see pipeline/isolation.py, which talks to it.
+
+It has no credentials and opens no file by itself, except those of formats whose libraries want a path. A crash, an
+endless loop and a flood of memory end here: the kernel ends the process when its processor time is over, and refuses
+memory beyond a limit.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import importlib
+import io
+import json
+import mmap
+import os
+import resource
+import signal
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.elements import Unreadable
+from pipeline.isolation import KEPT_MEMORY
+from pipeline.readers import Reader, StorageFailed, unreadable
+from pipeline.readers.converted import Choice, open_as
+from transforms.grid import Box
+
+# What most images need is imported once, in the nursery.
+_COMMON = ("pipeline.readers.jpeg", "pipeline.readers.png", "pipeline.readers.tiff", "simplejpeg")
+_OPEN_IMAGES = 8
+# Above what the libraries take. An image that may be decoded whole needs several times its pixels within some codecs.
+_MAX_MEMORY = 4 << 30
+# Reads of headers are small and many; windows are larger than this, and read as they are.
+_BUFFER = 1 << 14
+_PR_SET_PDEATHSIG = 1
+
+
+def nursery(fd: int) -> None:
+    """Forks decoders and waits for them until the other end of the socket closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that we serve decides what an interrupt means
+    for name in _COMMON:
+        importlib.import_module(name)
+    control = Connection(fd)
+    parent = os.getpid()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            command = control.recv_bytes()
+            if command != b"fork":
+                _, status = os.waitpid(int(command.split()[1]), 0)
+                control.send_bytes(b"%d" % status)
+                continue
+            theirs = recv_handle(control)
+            pid = os.fork()
+            if not pid:
+                control.close()
+                _end_with(parent)
+                _decode_for_ever(Connection(theirs))
+            os.close(theirs)
+            control.send_bytes(b"%d" % pid)
+    os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Has the kernel end this process when the nursery ends, even in the middle of a loop."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)  # what libraries print of broken files
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + _MAX_MEMORY, taken + _MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _decode_for_ever(connection: Connection) -> None:
+    readers: collections.OrderedDict[int, Reader] = collections.OrderedDict()
+    memory = None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            number, uri, choice, box, seconds, fresh = json.loads(connection.recv_bytes())
+            if fresh:
+                memory = _map(recv_handle(connection))
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process
+            try:
+                answer = _answer(readers, connection, number, uri, Choice(*choice), box and Box(*box), memory)
+            except Unreadable as error:
+                answer = ["error", error.reason, error.message]
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+            if answer[0] == "error" and number in readers:
+                _close(readers.pop(number))  # its library may be in any state now
+            if memory is not None and len(memory) > KEPT_MEMORY:
+                memory = None
+            connection.send_bytes(json.dumps(answer).encode())
+    os._exit(0)
+
+
+def _map(shared: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(shared, 0)
+    finally:
+        os.close(shared)
+
+
+def _answer(
+    readers: collections.OrderedDict[int, Reader], connection: Connection, number: int, uri: str, choice: Choice,
+    box: Box | None, memory: mmap.mmap | None,
+) -> list:  # fmt: skip
+    with _bounded():
+        if number not in readers:
+            served = lambda _: cast(BinaryIO, _Buffered(_Served(connection), _BUFFER))
+            readers[number] = open_as(uri, choice, None if storage.is_local(uri) else served)
+            if len(readers) > _OPEN_IMAGES:
+                _close(readers.popitem(last=False)[1])
+        readers.move_to_end(number)
+        reader = readers[number]
+        if box is None or memory is None:
+            return ["layout", *reader.layout]
+        pixels = reader.read(box)
+        out = np.frombuffer(memory, pixels.dtype, pixels.size)
+        out.reshape(box.height, box.width, reader.layout.channels)[:] = pixels
+        if reader.layout.is_whole:  # kept by who asked
+            _close(readers.pop(number))
+        return ["pixels"]
+
+
+@contextlib.contextmanager
+def _bounded():
+    """What an error of the process, and not of the file, means."""
+    try:
+        with unreadable("corrupt_data", "cannot be read"):
+            yield
+    except Unreadable as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise Unreadable("too_large", f"needs more than {_MAX_MEMORY >> 30} GiB of memory") from error
+        raise
+
+
+def _close(reader: Reader) -> None:
+    with contextlib.suppress(Exception):
+        reader.close()
+
+
+class _Buffered(io.BufferedReader):
+    """Passes on what will be read soon."""
+
+    def expect(self, ranges: list[tuple[int, int]]) -> None:
+        cast(_Served, self.raw).expect(ranges)
+
+
+class _Served(io.RawIOBase):
+    """A file whose bytes come over a connection."""
+
+    def __init__(self, connection: Connection):
+        self._connection, self._at = connection, 0
+
+    def expect(self, ranges: list[tuple[int, int]]) -> None:
+        """See :meth:`pipeline.readers.ImageFile.expect`."""
+        self._question(["expect", ranges])
+
+    def _ask(self, offset: int, size: int) -> bytes:
+        return self._question(["bytes", offset, size])
+
+    def _question(self, question: list) -> bytes:
+        self._connection.send_bytes(json.dumps(question).encode())
+        data = self._connection.recv_bytes()
+        if data[:1] == b"-":
+            raise StorageFailed(data[1:].decode())
+        if data[:1] == b"?":
+            raise ValueError(data[1:].decode())
+        return data[1:]
+
+    def readall(self) -> bytes:
+        data = self._ask(self._at, max(0, int(self._ask(0, -1)) - self._at))
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer) -> int:  # type: ignore[override]
+        data = self._ask(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        start = {0: 0, 1: self._at, 2: 0}[whence] if whence != 2 else int(self._ask(0, -1))
+        if not 0 <= start + offset < 1 << 63:
+            raise ValueError(f"an offset of {start + offset}")
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True

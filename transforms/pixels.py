@@ -1,0 +1,88 @@
+"""Pixels of one colour or type as those of another: arithmetic on NumPy arrays whose last axis are the channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# ITU-R BT.601 luma in 1/65536, the weights of Pillow's and libjpeg's grey.
+_LUMA = (19595, 38470, 7471)
+# Channels that carry the colour; what follows is alpha or has a meaning of its own.
+COLOUR_CHANNELS = {"gray": 1, "rgb": 3, "cmyk": 4}
+
+
+def to_rgb(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
+    """``[..., C]`` of a colour to ``[..., 3]`` of the same type; alpha is left out, not blended.
+
+    Grey is repeated. Of CMYK each is ``(limit - ink) * (limit - black) / limit``, rounded: the plain formula, which
+    knows no colour profile.
+
+    Args:
+        pixels: of any type; for CMYK of an unsigned one.
+        colour: ``gray``, ``rgb`` or ``cmyk``.
+        limit: the largest value, for CMYK.
+
+    >>> to_rgb(np.array([[200, 7]], np.uint8), "gray").tolist()
+    [[200, 200, 200]]
+    >>> to_rgb(np.array([[0, 255, 51, 0]], np.uint8), "cmyk", 255).tolist()
+    [[255, 0, 204]]
+    """
+    if colour == "gray":
+        return np.repeat(pixels[..., :1], 3, axis=-1)
+    if colour == "rgb":
+        return pixels[..., :3]
+    light = limit - np.minimum(pixels[..., :4], limit).astype(np.uint32)
+    return ((light[..., :3] * light[..., 3:] + limit // 2) // limit).astype(pixels.dtype)
+
+
+def to_gray(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
+    """``[..., C]`` of a colour to ``[..., 1]`` of the same type: luma of ITU-R BT.601, integers rounded.
+
+    >>> to_gray(np.array([[255, 0, 0], [255, 255, 255]], np.uint8), "rgb").tolist()
+    [[76], [255]]
+    """
+    if colour == "gray":
+        return pixels[..., :1]
+    rgb = to_rgb(pixels, colour, limit)
+    if rgb.dtype.kind == "u" and rgb.dtype.itemsize <= 2:
+        luma = rgb.astype(np.uint32) @ np.array(_LUMA, np.uint32)[:, None]  # 65535 * 65536 + 0x8000 still fits
+        return ((luma + 0x8000) >> 16).astype(rgb.dtype)
+    exact = rgb.astype(np.float64) @ np.array(_LUMA)[:, None] / 65536
+    return (np.rint(exact) if rgb.dtype.kind in "iu" else exact).astype(rgb.dtype)
+
+
+def holds(dtype: str, other: str) -> bool:
+    """Whether every value of ``other`` is one of ``dtype``.
+
+    >>> holds("float32", "int16"), holds("uint16", "int16"), holds("float32", "int32")
+    (True, False, False)
+    """
+    return np.can_cast(other, dtype, "safe")
+
+
+def scaled(pixels: np.ndarray, limit: int, dtype: str) -> np.ndarray:
+    """Unsigned integers ``0 .. limit`` to the whole range of an unsigned type, rounded, or to 0 .. 1 of float32.
+
+    >>> scaled(np.array([0, 7, 255], np.uint8), 255, "uint16").tolist()
+    [0, 1799, 65535]
+    >>> scaled(np.array([0, 2048, 4095], np.uint16), 4095, "uint8").tolist()
+    [0, 128, 255]
+    """
+    pixels = np.minimum(pixels, limit)
+    if np.dtype(dtype).kind == "f":
+        return (pixels / np.float64(limit)).astype(dtype)
+    target = int(np.iinfo(dtype).max)
+    return ((pixels.astype(np.uint64) * (2 * target) + limit) // (2 * limit)).astype(dtype)
+
+
+def clipped(pixels: np.ndarray, dtype: str) -> np.ndarray:
+    """The nearest value of a type: rounded where it holds integers, and within its range; NaN becomes 0 there.
+
+    >>> clipped(np.array([-3.2, 1.5, 2.5, 300, np.nan]), "uint8").tolist()
+    [0, 2, 2, 255, 0]
+    """
+    if np.dtype(dtype).kind == "f":
+        return pixels.astype(dtype)
+    if pixels.dtype.kind == "f":
+        pixels = np.rint(np.nan_to_num(pixels, nan=0, posinf=None, neginf=None))
+    info = np.iinfo(dtype)
+    return np.clip(pixels, info.min, info.max).astype(dtype)
