@@ -5,6 +5,8 @@
 #   ./run_local.sh test    runs the checks and the tests
 #   ./run_local.sh minio   runs the tests of S3 against a MinIO, which it builds with Go the first time
 #   ./run_local.sh heavy   runs the tests that take minutes and gigabytes
+#   ./run_local.sh flink   starts a Flink cluster, builds there, also with workers killed, and compares the bytes;
+#                          then checks the files for Kubernetes and Docker. Needs Java and Maven
 #
 # PYTHON chooses the interpreter (3.11, 3.12 or 3.13).
 set -euo pipefail
@@ -61,5 +63,12 @@ case "${1:-}" in
         fi
         PATCHBEAM_MINIO="$PWD/.venv/bin/minio" .venv/bin/python -m pytest tests/test_stores.py "${@:2}"
         ;;
-    *) fail "unknown command $1; there are test, minio and heavy, and none at all builds the samples" ;;
+    flink)
+        command -v java > /dev/null || fail "Flink needs Java, 11 or 17; on Debian: apt-get install openjdk-17-jdk-headless"
+        command -v mvn > /dev/null || fail "Beam's Flink runner is made with Maven; on Debian: apt-get install maven"
+        set_up
+        .venv/bin/python deploy/flink/compare.py
+        .venv/bin/python -m pytest -m flink "${@:2}"
+        ;;
+    *) fail "unknown command $1; there are test, minio, heavy and flink, and none at all builds the samples" ;;
 esac

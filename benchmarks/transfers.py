@@ -6,6 +6,7 @@ The files are served from their folder by a server on this machine that answers 
 """
 
 import http.server
+import itertools
 import os
 import pathlib
 import re
@@ -128,7 +129,7 @@ def measure(folder):
         reader.close()
         open_image(f"s3://bucket/{key}").close()
         sent.append(tuple(Server.sent))
-        steps = [(after[0] - before[0], after[1] - before[1]) for before, after in zip(sent, sent[1:])]
+        steps = [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(sent)]
         assert np.array_equal(pixels, open_image(path).read(window)), path
         shown = [f"{count / 1e6:,.2f} MB in {requests}" for count, requests in steps]
         share = (steps[0][0] + steps[1][0]) / size

@@ -1,27 +1,27 @@
 """Everything planned is accounted for: planned = written + filtered + rejected, for each image and in total.
 
 While the run goes on, the facts of the images are recorded in parts below ``work``; when it has ended they are
-merged with the receipts of the shards into one table, ``images.parquet``, and the rejections into ``rejected.jsonl``.
+merged with the sums of the shards into one table, ``images.parquet``, and the rejections into ``rejected.jsonl``.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.elements import ImageInfo, Rejected, ShardResult, digest
+from pipeline.elements import ImageInfo, Rejected, digest
 from pipeline.plan import grid_of
+from pipeline.sums import Sums
 
 _IMAGES_PER_PART = 50_000
 
@@ -88,63 +88,55 @@ def _rejected_row(rejected: Rejected) -> dict:
 
 def _write_part(folder: str, part: int, rows: Iterable[dict]) -> None:
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["image_id"]), IMAGES_SCHEMA)
-    _write_table(storage.join(folder, f"images-{part:05d}.parquet"), table)
+    storage.write_table(storage.join(folder, f"images-{part:05d}.parquet"), table)
 
 
-def settle(folder: str, work: str, config: Config, receipts: Iterable[ShardResult]) -> Accounts:
+def settle(folder: str, work: str, config: Config, totals: Mapping[str, Sums]) -> Accounts:
     """Writes ``images.parquet`` and ``rejected.jsonl`` below ``folder``, and adds everything up.
 
     Raises:
         RuntimeError: if the sums do not come out: an error of the program, never of the data.
     """
     parts = [name for name in storage.files_below(work) if name.startswith("images-")]
-    table = pa.concat_tables(_read_table(storage.join(work, name)) for name in parts).sort_by("image_id")
-    shards, rejections = _sum_receipts(receipts)
-    ids = table["image_id"].to_pylist()
-    written = [shards[i][1] for i in ids]
-    rejected = [shards[i][2] for i in ids]
-    planned = table["planned"].to_pylist()
-    for image_id, *counts in zip(ids, planned, (shards[i][0] for i in ids), map(sum, zip(written, rejected))):
-        if len(set(counts)) != 1:
-            raise RuntimeError(f"{image_id}: patches planned, in shards, and written or rejected differ: {counts}")
-    for name, column in (("written", written), ("filtered", [0] * len(ids)), ("rejected", rejected)):
-        table = table.set_column(IMAGES_SCHEMA.get_field_index(name), name, pa.array(column, pa.int64()))
-    _write_table(storage.join(folder, "images.parquet"), table)
+    images = pa.concat_tables(storage.read_table(storage.join(work, name)) for name in parts)
+    shards = pa.concat_tables(split.images for split in totals.values())
+    table = _balance(images, shards)
+    storage.write_table(storage.join(folder, "images.parquet"), table)
     whole = [
         Rejected("inspect", row["reason"], row["message"], row["image_id"], config.input.level)
         for row in table.filter(table["reason"].is_valid()).select(["image_id", "reason", "message"]).to_pylist()
     ]
-    rows = sorted(whole + rejections)
+    rows = sorted(whole + [row for split in totals.values() for row in split.rejected])
     lines = [json.dumps(row._asdict()) + "\n" for row in rows]
     storage.write_bytes(storage.join(folder, "rejected.jsonl"), "".join(lines).encode())
+    total = lambda name: pc.sum(table[name], min_count=0).as_py()
     return Accounts(
-        images=len(ids),
+        images=table.num_rows,
         images_rejected=len({row.image_id for row in rows}),
-        planned=sum(planned),
-        written=sum(written),
+        planned=total("planned"),
+        written=total("written"),
         filtered=0,
-        rejected=sum(rejected),
+        rejected=total("rejected"),
         reasons=dict(sorted(collections.Counter(row.reason for row in rows).items())),
-        split_images=dict(collections.Counter(split for split in table["split"].to_pylist() if split)),
+        split_images={
+            count["values"]: count["counts"] for count in table["split"].drop_null().value_counts().to_pylist()
+        },
     )
 
 
-def _sum_receipts(receipts: Iterable[ShardResult]) -> tuple[dict[str, list[int]], list[Rejected]]:
-    shards: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
-    rejections: list[Rejected] = []
-    for receipt in receipts:
-        rejections += receipt.rejected
-        for image_id, counts in receipt.images.items():
-            shards[image_id] = [a + b for a, b in zip(shards[image_id], counts)]
-    return shards, rejections
-
-
-def _read_table(uri: str) -> pa.Table:
-    with storage.open_read(uri) as file:
-        return pq.read_table(file)
-
-
-def _write_table(uri: str, table: pa.Table) -> None:
-    out = io.BytesIO()
-    pq.write_table(table, out)
-    storage.write_bytes(uri, out.getvalue())
+def _balance(images: pa.Table, shards: pa.Table) -> pa.Table:
+    """The table of images, completed by what became of their patches in the shards, in the order of the ids."""
+    known = images.drop_columns(["written", "filtered", "rejected"])
+    joined = known.join(shards, "image_id", join_type="full outer", right_suffix="_in_shards").sort_by("image_id")
+    count = lambda name: pc.fill_null(joined[name], 0)
+    accounted = pc.add(count("written"), count("rejected"))
+    agree = pc.and_(pc.equal(count("planned"), count("planned_in_shards")), pc.equal(count("planned"), accounted))
+    if not pc.all(agree, min_count=0).as_py():
+        wrong = joined.filter(pc.invert(agree)).slice(0, 1).to_pylist()[0]
+        raise RuntimeError(f"patches planned, in shards, and written or rejected differ: {wrong}")
+    columns = {name: joined[name] for name in known.column_names} | {
+        "written": count("written"),
+        "filtered": pa.array([0] * joined.num_rows, pa.int64()),
+        "rejected": count("rejected"),
+    }
+    return pa.table([columns[name] for name in IMAGES_SCHEMA.names], schema=IMAGES_SCHEMA)

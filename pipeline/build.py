@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 import time
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
 
-from pipeline import accounts, storage, versions
+from pipeline import accounts, storage, sums, versions
 from pipeline.config import Config
-from pipeline.elements import FORMAT, PASSING, ShardPlan, ShardResult, index_file, receipt_file, shard_file
+from pipeline.dataset import SHARDS
+from pipeline.elements import FORMAT, PASSING, ShardPlan, index_file, receipt_file, shard_file
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
-from pipeline.runners import make_runner, threads_per_process
+from pipeline.runners import make_runner, run_to_end, threads_per_process
 
 _SOFTWARE = (
     "apache-beam",
@@ -63,7 +64,8 @@ def make_pipeline(config: Config, options: Any, folder: str, images: int) -> bea
     p = beam.Pipeline(runner=make_runner(options), options=options)
     work = storage.join(folder, versions.WORK)
     plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work)
-    plans | WriteShards(config, folder, threads_per_process(options))
+    shards = plans | WriteShards(config, folder, threads_per_process(options))  # names of shards
+    shards | sums.SumReceipts(folder, work)
     return p
 
 
@@ -96,12 +98,12 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
         folder = begin(config, listing)
         name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
         counters = _run(config, options, folder, work, listing, show)
-        receipts = _collect(folder, work, config)
-        account = accounts.settle(folder, work, config, receipts)
+        totals = _collect(folder, work)
+        account = accounts.settle(folder, work, config, totals)
         _check_budget(account, config, folder)
         from pipeline.summary import summarize
 
-        statistics = summarize(folder, config, receipts)
+        summarize(folder, config, totals)
         manifest = {
             "format": FORMAT,
             "version": name,
@@ -114,12 +116,9 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
             "config": config.model_dump(mode="json"),
             "inputs": {"images": listing.images, "digest": listing.digest},
             "accounts": account._asdict(),
-            "splits": _splits(receipts, account, statistics),
+            "splits": _splits(totals, account),
             "counters": counters,
-            "shards": [
-                r._asdict() | {"rejected": len(r.rejected), "images": len(r.images), "moments": None} for r in receipts
-            ],
-            "files": _checksums(folder, receipts),
+            "files": _checksums(folder, totals),
         }
         versions.publish(out, name, manifest)
     return Outcome(folder, manifest, unchanged=False)
@@ -149,24 +148,24 @@ def _run(config: Config, options: Any, folder: str, work: str, listing: Listing,
         storage.delete(storage.join(work, "plan.json"))
     p = make_pipeline(config, options, folder, listing.images)
     with watch(folder, work, show):
-        result = p.run()
-        result.wait_until_finish()
+        result = run_to_end(p, options)
     found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("patchbeam"))["counters"]
     return {counter.key.metric.name: counter.result for counter in sorted(found, key=lambda c: c.key.metric.name)}
 
 
-def shard_names(plan: dict[str, dict[str, int]]) -> list[str]:
-    """Names of all shards of a plan, by split."""
-    return [ShardPlan(s, i, plan[s]["shards"], ()).name for s in plan for i in range(plan[s]["shards"])]
+def _collect(folder: str, work: str) -> dict[str, sums.Sums]:
+    """What the shards of each split add up to, and their table; whatever else an earlier attempt left is removed."""
+    plan = read_plan(work) or {}
+    totals = {split: sums.read_sums(work, split, facts["shards"]) for split, facts in plan.items()}
+    versions.keep_only(folder, _shard_files(totals) | {"inputs.parquet"})
+    storage.write_table(storage.join(folder, SHARDS), pa.concat_tables(split.shards for split in totals.values()))
+    return totals
 
 
-def _collect(folder: str, work: str, config: Config) -> list[ShardResult]:
-    """The receipts of all planned shards; whatever else an earlier attempt left is removed."""
-    names = shard_names(read_plan(work) or {})
-    wanted = {path for name in names for path in (shard_file(name), index_file(name), receipt_file(name))}
-    versions.keep_only(folder, wanted | {"inputs.parquet"})
-    read = lambda name: json.loads(storage.read_bytes(storage.join(folder, receipt_file(name))))
-    return [ShardResult.from_json(read(name)) for name in names]
+def _shard_files(totals: dict[str, sums.Sums]) -> set[str]:
+    """Paths of all files of all shards, below the version."""
+    names = (name for split in totals.values() for name in split.shards["shard"].to_pylist())
+    return {path for name in names for path in (shard_file(name), index_file(name), receipt_file(name))}
 
 
 def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> None:
@@ -182,27 +181,24 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> No
         )
 
 
-def _splits(receipts: list[ShardResult], account: accounts.Accounts, statistics: dict) -> dict[str, dict[str, int]]:
+def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[str, dict[str, int]]:
     return {
         split: {
             "images": account.split_images.get(split, 0),
-            "patches": statistics["splits"][split]["patches"],
-            "shards": sum(r.split == split for r in receipts),
-            "bytes": sum(r.bytes for r in receipts if r.split == split),
+            "patches": part.records,
+            "shards": part.shards.num_rows,
+            "bytes": sum(part.shards["bytes"].to_pylist()),
         }
-        for split in statistics["splits"]
+        for split, part in totals.items()
     }
 
 
-def _checksums(folder: str, receipts: list[ShardResult]) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file of the version; those of the shards are taken from the receipts."""
-    known = {shard_file(r.shard): {"bytes": r.bytes, "sha256": r.sha256} for r in receipts}
-    known |= {index_file(r.shard): {"bytes": r.index_bytes, "sha256": r.index_sha256} for r in receipts}
+def _checksums(folder: str, totals: dict[str, sums.Sums]) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file of the version but those of the shards, which are in their table."""
+    elsewhere = _shard_files(totals)
     files = {}
     for below in storage.files_below(folder):
-        if below not in known and not below.startswith(f"{versions.WORK}/"):
+        if below not in elsewhere and not below.startswith(f"{versions.WORK}/"):
             data = storage.read_bytes(storage.join(folder, below))
-            known[below] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        if below in known:
-            files[below] = known[below]
+            files[below] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return files

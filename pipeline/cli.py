@@ -1,4 +1,4 @@
-"""The command line: build, plan, inspect, verify.
+"""The command line: build, plan, status, inspect, verify, doctor.
 
 Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
 configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import click
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.listing import check_inputs
+
+_RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
 # Only what answers a wrong configuration is imported above: Beam and TensorFlow take seconds.
 
@@ -48,12 +51,20 @@ _takes_version = click.option(
 
 @main.command()
 @_takes_config
-def build(**arguments: Any) -> None:
+@click.option("--runner", type=click.Choice(list(_RUNNERS)), help="What runs the build; this machine if not given.")
+@click.option("--flink-master", metavar="HOST:PORT", help="REST interface of a Flink cluster, for --runner flink.")
+def build(runner: str | None, flink_master: str | None, **arguments: Any) -> None:
     """Build and publish a dataset.
 
     Does nothing if nothing changed, and finishes what was interrupted. Options for Beam follow two dashes, for example
     -- --direct_num_workers=2
     """
+    if flink_master and runner not in (None, "flink"):
+        raise click.UsageError(f"--flink-master is for --runner flink, not {runner}")
+    if runner or flink_master:
+        flags = [f"--runner={_RUNNERS[runner or 'flink']}"]
+        flags += [f"--flink_master={flink_master}"] if flink_master else []
+        arguments["beam_options"] = (*flags, *arguments["beam_options"])
     config, options = _prepare(**arguments)
     from pipeline.build import build as run
     from pipeline.progress import bar
@@ -101,22 +112,30 @@ def inspect(dataset: str, version: str | None, sheets: str) -> None:
 def verify(dataset: str, version: str | None) -> None:
     """Read every byte of DATASET again and compare it with its checksums, its index and its manifest."""
     from pipeline.dataset import open_dataset
+    from pipeline.parallel import cores
     from pipeline.quiet import import_tensorflow
 
     import_tensorflow()
     from pipeline.verify import verify as check
 
     found = open_dataset(dataset, version)
-    problems = check(found, os.cpu_count() or 1)
+    problems = check(found, cores())
     for problem in problems:
         print(f"{found.folder}/{problem}")
-    shards, records = len(found.manifest["shards"]), found.manifest["accounts"]["written"]
     if problems:
         print(f"patchbeam: {len(problems)} problems in {found.folder}", file=sys.stderr)
         sys.exit(1)
-    print(
-        f"{found.folder}: {shards} shards with {records} records, {len(found.manifest['files'])} files: all as written"
-    )
+    shards = sum(split["shards"] for split in found.manifest["splits"].values())
+    print(f"{found.folder}: {shards} shards with {found.manifest['accounts']['written']} records: all as written")
+
+
+@main.command()
+@click.argument("output")
+def status(output: str) -> None:
+    """Print how far the build is that writes to OUTPUT, wherever it runs, and what is published there."""
+    from pipeline.progress import describe_output
+
+    print(describe_output(output))
 
 
 @main.command()
@@ -142,9 +161,14 @@ def _prepare(
     import logging
 
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    from pipeline.runners import parse_options
+    from pipeline.runners import is_flink, option_names, parse_options
 
-    return checked, parse_options(list(beam_options), checked.beam)
+    options = parse_options(list(beam_options), checked.beam)
+    if is_flink(options):
+        from pipeline.flink import complete_options
+
+        complete_options(options, option_names(beam_options) | checked.beam.keys())
+    return checked, options
 
 
 def _print_outcome(outcome: Any, config: Config) -> None:
@@ -160,7 +184,11 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
     if reused and not outcome.unchanged:
-        print(f"reused    {reused} of {len(manifest['shards'])} shards, finished by an earlier attempt")
+        shards = sum(split["shards"] for split in manifest["splits"].values())
+        print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
+    if busy := manifest["counters"].get("gpu_busy_ms"):
+        wait, rate = manifest["counters"]["gpu_wait_ms"], manifest["counters"]["patches_written"] / busy * 1000
+        print(f"gpu       busy {busy / 1e3:,.1f} s, {rate:,.0f} patches/s; waited for input {wait / 1e3:,.1f} s")
     if not manifest["splits"][config.training_split]["patches"]:
         print(
             f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"
@@ -181,6 +209,7 @@ def _program() -> str:
 def run() -> None:
     """The console script: the commands above, with errors as one sentence."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of systemd and Kubernetes: ends like Ctrl-C
     try:
         main(standalone_mode=False)
     except click.UsageError as error:
@@ -196,9 +225,10 @@ def run() -> None:
         os._exit(130)  # at once: threads in the middle of a shard would go on, and files appear whole or not at all
     except Exception as error:
         from pipeline.build import TooManyRejected
+        from pipeline.runners import JobFailed
         from pipeline.versions import Busy
 
-        if not isinstance(error, TooManyRejected | Busy):
+        if not isinstance(error, TooManyRejected | Busy | JobFailed):
             raise
         _fail(error, 2 if isinstance(error, TooManyRejected) else 1)
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import storage, versions
 from pipeline.config import ConfigError
-from pipeline.elements import shard_file
+from pipeline.elements import FORMAT, shard_file
 from pipeline.records import read_record
 
+SHARDS = "shards.parquet"
+
 if TYPE_CHECKING:
+    import pyarrow as pa
     import tensorflow as tf
 
 
@@ -25,6 +28,18 @@ class Dataset(NamedTuple):
         """The content of ``statistics.json``, see ``pipeline.summary.make_statistics``."""
         return json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
 
+    def shard_table(self) -> pa.Table:
+        """A row for every shard: name, split, counts and checksums; see ``pipeline.sums.SHARDS_SCHEMA``.
+
+        Raises:
+            ConfigError: if a name is not that of a shard: names become paths.
+        """
+        table = storage.read_table(storage.join(self.folder, SHARDS))
+        for name in table["shard"].to_pylist():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*-\d{5,}-of-\d{5,}", name):
+                raise ConfigError(f"{self.folder}/{SHARDS}: {name!r} is no name of a shard")
+        return table
+
     def shards(self, split: str) -> list[str]:
         """Names of the shards of a split.
 
@@ -35,7 +50,8 @@ class Dataset(NamedTuple):
             raise ConfigError(
                 f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest['splits'])}"
             )
-        return [s["shard"] for s in self.manifest["shards"] if s["shard"].partition("-")[0] == split]
+        table = self.shard_table()
+        return [name for name, of in zip(table["shard"].to_pylist(), table["split"].to_pylist()) if of == split]
 
 
 def open_dataset(path: str, version: str | None = None) -> Dataset:
@@ -60,10 +76,12 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
 
 
 def _checked(dataset: Dataset) -> Dataset:
-    """Refuses a manifest whose shards are not names of shards, since they become paths."""
-    for shard in dataset.manifest["shards"]:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*-\d{5}-of-\d{5}", shard["shard"]):
-            raise ConfigError(f"{dataset.folder}/manifest.json: {shard['shard']!r} is no name of a shard")
+    """Refuses what another version of patchbeam wrote in another form."""
+    if (written := dataset.manifest.get("format")) != FORMAT:
+        raise ConfigError(
+            f"{dataset.folder}: has format {written}, this patchbeam reads format {FORMAT}; "
+            + ("install a newer one" if isinstance(written, int) and written > FORMAT else "build it again")
+        )
     return dataset
 
 

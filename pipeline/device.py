@@ -18,6 +18,8 @@ import tensorflow as tf
 
 from pipeline.config import Workers
 
+CPU = "/CPU:0"
+
 
 class Device:
     """Where windows are cut, and for how long it was busy and idle.
@@ -55,14 +57,14 @@ class Device:
             self._since, self._running = now, self._running + step
 
     def take_times(self) -> dict[str, int]:
-        """Milliseconds since the last call in which at least one window, and in which none, was on the device.
+        """Milliseconds since the last call in which at least one window, and in which none, was on the GPU.
 
-        Idle time counts from one window to the next: a device that waits for decoding shows it here.
+        Waiting counts from one window to the next: a GPU that waits for decoding shows it here. Empty for a CPU.
         """
         with self._lock:
-            times = {"device_busy_ms": self._busy // 10**6, "device_idle_ms": self._idle // 10**6}
+            times = {"gpu_busy_ms": self._busy // 10**6, "gpu_wait_ms": self._idle // 10**6}
             self._busy = self._idle = 0
-        return times
+        return {} if self.name == CPU else times
 
 
 @functools.cache
@@ -79,7 +81,7 @@ def device(workers: Workers) -> Device:
             "libraries of this TensorFlow ('patchbeam doctor' shows what is missing), or set workers.device: auto"
         )
     if not gpus:
-        return Device("/CPU:0", None)
+        return Device(CPU, None)
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, prepared by an earlier configuration
         if workers.processes_per_gpu == 1:
             tf.config.experimental.set_memory_growth(gpus[0], True)

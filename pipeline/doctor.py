@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
 from pipeline import storage
 from pipeline.config import Config, ConfigError
 from pipeline.listing import list_images
+from pipeline.parallel import cores
 
 _LOW_DISK = 10 * 10**9
 
@@ -35,6 +36,8 @@ def examine(config: Config | None) -> Iterator[Finding]:
     for check in (_codecs, _java):
         yield check()
     yield _devices(config)
+    if config and str(config.beam.get("runner", "")).lower() == "flinkrunner":
+        yield _flink(config.beam)
     if config:
         yield _access("input", lambda: next(list_images(config.input, config.splits)).uri, "reads the first image,")
         output = _access("output", lambda: _write_and_delete(config.output.path), "writes and deletes a file in")
@@ -104,12 +107,31 @@ def _devices(config: Config | None) -> Finding:
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        return Finding("ok", "device", f"TensorFlow {tf.__version__} sees {len(gpus)} GPU and {os.cpu_count()} cores")
-    text = f"TensorFlow {tf.__version__} sees no GPU, {os.cpu_count()} cores"
+        return Finding("ok", "device", f"TensorFlow {tf.__version__} sees {len(gpus)} GPU and {cores()} cores")
+    text = f"TensorFlow {tf.__version__} sees no GPU, {cores()} cores"
     if config and config.workers.device == "gpu":
         built = tf.sysconfig.get_build_info().get("cuda_version", "none")
         return Finding("FAIL", "device", f"{text}, and workers.device is gpu; install a driver and CUDA {built}")
     return Finding("ok", "device", text)
+
+
+def _flink(options: Mapping[str, Any]) -> Finding:
+    """The cluster that the configuration names, and the jar with Beam's runner."""
+    from pipeline.flink import ask
+
+    jar, master = options.get("flink_job_server_jar"), options.get("flink_master")
+    if jar and "://" not in jar and not os.path.exists(jar):
+        how = "make it with 'mvn -f deploy/flink/pom.xml package'"
+        return Finding("FAIL", "flink", f"beam.flink_job_server_jar: {jar} does not exist; {how}")
+    jar = jar or "Beam's own jar, which the first build downloads"
+    if not master:
+        return Finding("ok", "flink", f"a Flink on this machine, by {jar}")
+    try:
+        cluster = ask(master)
+    except ConfigError as error:
+        return Finding("FAIL", "flink", str(error))
+    slots = f"{cluster['slots-available']} of {cluster['slots-total']} slots free"
+    return Finding("ok", "flink", f"{cluster['flink-version']} at {master}, {slots}; submits by {jar}")
 
 
 def _access(subject: str, attempt: Callable[[], str], what: str) -> Finding:

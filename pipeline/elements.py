@@ -13,7 +13,7 @@ from transforms.grid import Box
 
 # The version of what a build writes. It enters every plan digest: code that would write other bytes for the same
 # plan has to change it, so that finished shards of older code are not taken for its own.
-FORMAT = 1
+FORMAT = 2
 
 Reason = Literal[
     "empty_file",  # no bytes

@@ -7,12 +7,24 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
+
+
+@functools.cache
+def cores() -> int:
+    """Cores that this process may use: what its affinity and the quota of its container leave of the machine's."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # docs.kernel.org/admin-guide/cgroup-v2.html: "max 100000"
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = map(int, file.read().split())
+        allowed = min(allowed, quota // period)
+    return max(1, allowed)
 
 
 @functools.cache
@@ -78,9 +90,9 @@ class Clock:
 
 
 def limit_tensorflow_threads(count: int) -> None:
-    """Keeps TensorFlow from starting a thread for every core in each of several processes on one machine."""
+    """Keeps TensorFlow to ``count`` threads: one for each window under way, and none besides within an operation."""
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, with the limits of the first shard
-        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(count)

@@ -14,6 +14,7 @@ from pipeline.build import plan_flow
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.listing import find_images
+from pipeline.parallel import cores
 from pipeline.plan import WINDOW_BYTES, patch_bytes, pixel_bytes, read_plan
 from pipeline.runners import make_runner, threads_per_process
 
@@ -39,7 +40,7 @@ def preview(config: Config, options: Any, work: str) -> str:
         )
     lines += _rejections(work)
     whole = max(facts["whole_pixels"] for facts in plan.values()) * pixel_bytes(config)
-    memory = peak_memory(config, threads_per_process(options) or os.cpu_count() or 1, whole)
+    memory = peak_memory(config, threads_per_process(options) or cores(), whole)
     lines.append(f"memory    about {memory / 1e9:.1f} GB at most for each worker process")
     return "\n".join(lines)
 

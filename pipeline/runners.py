@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.config import ConfigError
+from pipeline.parallel import cores
 
 _LOCAL = ("direct", "fnapi")
 
@@ -31,7 +32,7 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
     for cls in {cls.__name__: cls for cls in _subclasses(PipelineOptions)}.values():
         if "_add_argparse_args" in vars(cls):
             cls._add_argparse_args(parser)
-    given = {flag.partition("=")[0].lstrip("-") for flag in flags}
+    given = option_names(flags)
     flags = [*_as_flags({k: v for k, v in (configured or {}).items() if k not in given}, parser), *flags]
     try:
         _, unknown = parser.parse_known_args(flags)
@@ -49,10 +50,15 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
         options.view_as(StandardOptions).runner = "FnApiRunner"
         direct = options.view_as(DirectOptions)
         if not any(flag.startswith("--direct_num_workers") for flag in flags) or not direct.direct_num_workers:
-            direct.direct_num_workers = os.cpu_count() or 1  # 0 means so, too
+            direct.direct_num_workers = cores()  # 0 means so, too
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             direct.direct_running_mode = "multi_threading" if direct.direct_num_workers != 1 else "in_memory"
     return options
+
+
+def option_names(flags: Iterable[str]) -> set[str]:
+    """Names of the options that flags give: ``--region=here`` gives ``region``."""
+    return {flag.partition("=")[0].lstrip("-") for flag in flags}
 
 
 def _as_flags(options: Mapping[str, Any], parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -86,11 +92,51 @@ def is_local(options: Any) -> bool:
     return name.lower().removesuffix("runner") in _LOCAL
 
 
+def is_flink(options: Any) -> bool:
+    """Whether the pipeline runs on Flink."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return (options.view_as(StandardOptions).runner or "").lower() == "flinkrunner"
+
+
 def make_runner(options: Any) -> Any:
     """The runner that the options name."""
     from apache_beam.options.pipeline_options import StandardOptions
 
-    return local_runner(options) if is_local(options) else options.view_as(StandardOptions).runner
+    if is_local(options):
+        return local_runner(options)
+    if is_flink(options):
+        from pipeline.flink import FlinkRunner
+
+        return FlinkRunner()
+    return options.view_as(StandardOptions).runner
+
+
+class JobFailed(RuntimeError):
+    """A job on a cluster ended without success; the message says why, and what is kept."""
+
+
+def run_to_end(p: Any, options: Any) -> Any:
+    """Runs a pipeline and returns its result; a job on a cluster ends with the build, also where that is interrupted.
+
+    Raises:
+        JobFailed: if a job on a cluster fails; what fails on this machine raises what it raised there.
+    """
+    if is_local(options):
+        result = p.run()
+        result.wait_until_finish()
+        return result
+    try:
+        result = p.run()
+        try:
+            result.wait_until_finish()
+        except KeyboardInterrupt:
+            print("\npatchbeam: cancels the job ...", file=sys.stderr, flush=True)
+            result.cancel()
+            raise
+    except RuntimeError as error:
+        raise JobFailed(f"{error}\nFinished shards are kept; the same command goes on from there") from error
+    return result
 
 
 def local_runner(options: Any) -> Any:
@@ -116,4 +162,4 @@ def threads_per_process(options: Any) -> int | None:
         return None
     direct = options.view_as(DirectOptions)
     processes = direct.direct_num_workers if direct.direct_running_mode == "multi_processing" else 1
-    return max(1, (os.cpu_count() or 1) // processes)
+    return max(1, cores() // processes)

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from pipeline.config import Config
 from pipeline.cutting import OpenImage, cut_window
 from pipeline.device import device
 from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_file, receipt_file, shard_file
-from pipeline.parallel import Clock, in_order, limit_tensorflow_threads
+from pipeline.parallel import Clock, cores, in_order, limit_tensorflow_threads
 from pipeline.plan import grid_of, windows_of
 from pipeline.records import Row, make_index, write_records
 from transforms import moments
@@ -57,7 +56,7 @@ class _Write(beam.DoFn):
         self._config, self._folder, self._given = config, folder, threads
 
     def setup(self):
-        self._threads = self._given or os.cpu_count() or 1
+        self._threads = self._given or cores()
         limit_tensorflow_threads(self._threads)
         device(self._config.workers)  # a missing GPU fails here, before anything is read
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.stores import Object
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -193,6 +195,22 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Writes a small file, complete or not at all."""
     with atomic_write(uri) as file:
         file.write(data)
+
+
+def read_table(uri: str) -> pa.Table:
+    """A Parquet file as a table."""
+    import pyarrow.parquet as pq
+
+    with open_read(uri) as file:
+        return pq.read_table(file)
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    """Writes a table as a Parquet file, complete or not at all; equal tables give equal bytes."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(uri) as file:
+        pq.write_table(table, file)
 
 
 def size(uri: str) -> int | None:

@@ -1,41 +1,40 @@
 """What a dataset looks like as a whole: statistics, normalisation, and the metadata of TensorFlow Datasets.
 
-All of it comes from the receipts of the shards, a few numbers each; no pixel is read again.
+All of it comes from the sums of the shards, a few numbers each; no pixel is read again.
 """
 
 from __future__ import annotations
 
-import collections
-import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.elements import ShardResult
+from pipeline.sums import Sums
 from transforms import moments
 
 
-def summarize(folder: str, config: Config, receipts: list[ShardResult]) -> dict[str, Any]:
+def summarize(folder: str, config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
     """Writes the summary files of a version and returns the content of ``statistics.json``."""
-    statistics = make_statistics(config, receipts)
+    statistics = make_statistics(config, totals)
     _write_json(folder, "statistics.json", statistics)
-    _write_tfds(folder, config, receipts)
-    if statistics["splits"][config.training_split]["patches"]:
-        _write_normalization(folder, config, [r for r in receipts if r.split == config.training_split])
+    _write_tfds(folder, config, totals)
+    if totals[config.training_split].records:
+        _write_normalization(folder, config, totals[config.training_split].rows)
     return statistics
 
 
-def make_statistics(config: Config, receipts: list[ShardResult]) -> dict[str, Any]:
+def make_statistics(config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
     """Per split the number of patches, the labels (most frequent first) and the channels; see ``moments.describe``.
 
     ``normalization`` holds the mean and standard deviation of the training split, by channel.
     """
-    splits = {split: _describe([r for r in receipts if r.split == split], config) for split in config.splits}
+    splits = {split: _describe(part) for split, part in totals.items()}
     training = splits[config.training_split]["channels"]
     return {
         "normalization": {
@@ -47,20 +46,15 @@ def make_statistics(config: Config, receipts: list[ShardResult]) -> dict[str, An
     }
 
 
-def _describe(receipts: list[ShardResult], config: Config) -> dict[str, Any]:
-    nothing = moments.empty(config.input.channels, config.input.dtype)
-    merged = functools.reduce(moments.merge, (moments.from_json(r.moments) for r in receipts), nothing)
-    labels: collections.Counter[str] = collections.Counter()
-    for receipt in receipts:
-        labels.update(receipt.labels)
+def _describe(part: Sums) -> dict[str, Any]:
     return {
-        "patches": sum(receipt.records for receipt in receipts),
-        "labels": dict(sorted(labels.items(), key=lambda item: (-item[1], item[0]))),
-        "channels": moments.describe(merged),
+        "patches": part.records,
+        "labels": dict(sorted(part.labels.items(), key=lambda item: (-item[1], item[0]))),
+        "channels": moments.describe(part.moments),
     }
 
 
-def _write_tfds(folder: str, config: Config, receipts: list[ShardResult]) -> None:
+def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None:
     """``features.json`` and ``dataset_info.json`` as TensorFlow Datasets 4.9 reads them; 64-bit numbers are strings."""
     shape = [*config.patch.size, config.input.channels]
     dimensions = {"dimensions": [str(n) for n in shape]}
@@ -81,10 +75,10 @@ def _write_tfds(folder: str, config: Config, receipts: list[ShardResult]) -> Non
         {
             "name": split,
             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            "numBytes": str(sum(r.bytes for r in receipts if r.split == split)),
-            "shardLengths": [str(r.records) for r in receipts if r.split == split],
+            "numBytes": str(sum(part.shards["bytes"].to_pylist())),
+            "shardLengths": [str(records) for records in part.shards["records"].to_pylist()],
         }
-        for split in config.splits
+        for split, part in totals.items()
     ]
     info = {"name": "patches", "version": "1.0.0", "fileFormat": "tfrecord", "splits": splits}
     _write_json(folder, "dataset_info.json", info)
@@ -103,7 +97,7 @@ def _tensor(dtype: str, shape: dict, encoding: str = "none") -> dict:
     return {"pythonClassName": _feature_class("tensor_feature.Tensor"), "tensor": content}
 
 
-def _write_normalization(folder: str, config: Config, receipts: list[ShardResult]) -> None:
+def _write_normalization(folder: str, config: Config, rows: list[dict[str, list]]) -> None:
     """Writes ``transform_fn``, ``transformed_metadata`` and ``normalize``, see ``pipeline.normalization``.
 
     In an interpreter of its own: there the names that TensorFlow counts up and the order of Python's sets are the same
@@ -113,7 +107,7 @@ def _write_normalization(folder: str, config: Config, receipts: list[ShardResult
         "size": config.patch.size,
         "channels": config.input.channels,
         "dtype": config.input.dtype,
-        "rows": [row for receipt in receipts for row in _analysis_rows(receipt)],
+        "rows": rows,
     }
     environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as local:
@@ -124,18 +118,6 @@ def _write_normalization(folder: str, config: Config, receipts: list[ShardResult
         for below in storage.files_below(local):
             with open(os.path.join(local, below), "rb") as file:
                 storage.write_bytes(storage.join(folder, below), file.read())
-
-
-def _analysis_rows(receipt: ShardResult) -> list[dict[str, list]]:
-    """One row for the moments of a shard, and one more for every further label."""
-    pixels = moments.finished(moments.from_json(receipt.moments))
-    count = pixels.count.astype(float)
-    sums = {"count": count, "total": count * pixels.mean, "squares": pixels.m2 + count * pixels.mean**2}
-    rows = []
-    for label, patches in receipt.labels.items() or [("", 0)]:
-        rows.append({k: v.tolist() for k, v in sums.items()} | {"label": [label], "label_count": [float(patches)]})
-        sums = {name: 0 * column for name, column in sums.items()}
-    return rows
 
 
 def _write_json(folder: str, name: str, values: dict) -> None:

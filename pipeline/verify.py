@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.dataset import Dataset
-from pipeline.elements import index_file, shard_file
+from pipeline.dataset import SHARDS, Dataset
+from pipeline.elements import index_file, receipt_file, shard_file
 from pipeline.records import read_record
 from transforms.encoding import decode_patch
 from transforms.example import META, from_example
@@ -26,26 +27,35 @@ def verify(dataset: Dataset, threads: int) -> list[str]:
         threads: shards that are checked at the same time.
     """
     manifest, problems = dataset.manifest, []
+    try:
+        table = dataset.shard_table()
+    except (OSError, pa.ArrowException) as error:
+        return [f"{SHARDS}: cannot be read: {error}"]
+    shards = table.to_pylist()
+    files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    files |= {index_file(shard["shard"]): shard["index_sha256"] for shard in shards}
+    files |= {receipt_file(shard["shard"]): shard["receipt_sha256"] for shard in shards}
+    records = {shard_file(shard["shard"]) for shard in shards}
     present = set(storage.files_below(dataset.folder)) - {"manifest.json"}
-    shards = {shard_file(s["shard"]) for s in manifest["shards"]}
-    problems += [f"{name}: is missing" for name in sorted(set(manifest["files"]) - present)]
-    problems += [f"{name}: is not in the manifest" for name in sorted(present - set(manifest["files"]))]
-    for name in sorted(set(manifest["files"]) & present - shards):  # those of the shards are read below, once
-        checksum = hashlib.sha256(storage.read_bytes(storage.join(dataset.folder, name))).hexdigest()
-        if checksum != manifest["files"][name]["sha256"]:
-            problems.append(f"{name}: sha256 is {checksum}, the manifest says {manifest['files'][name]['sha256']}")
-    readable = [s for s in manifest["shards"] if {shard_file(s["shard"]), index_file(s["shard"])} <= present]
+    problems += [f"{name}: is missing" for name in sorted((files.keys() | records) - present)]
+    problems += [f"{name}: is not in the manifest" for name in sorted(present - files.keys() - records)]
+    readable = [s for s in shards if {shard_file(s["shard"]), index_file(s["shard"])} <= present]
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(lambda shard: list(_verify_shard(dataset, shard)), readable):
-            problems += found
-    return problems + list(_verify_sums(manifest))
+        checksum = lambda name: hashlib.sha256(storage.read_bytes(storage.join(dataset.folder, name))).hexdigest()
+        names = sorted(files.keys() & present)
+        for name, found in zip(names, pool.map(checksum, names)):
+            if found != files[name]:
+                problems.append(f"{name}: sha256 is {found}, the manifest says {files[name]}")
+        for found_in_shard in pool.map(lambda shard: list(_verify_shard(dataset, shard)), readable):
+            problems += found_in_shard
+    return problems + list(_verify_sums(manifest, table))
 
 
-def _verify_sums(manifest: dict[str, Any]) -> Iterator[str]:
+def _verify_sums(manifest: dict[str, Any], shards: pa.Table) -> Iterator[str]:
     account = manifest["accounts"]
     if account["planned"] != account["written"] + account["filtered"] + account["rejected"]:
         yield f"manifest.json: planned is not written + filtered + rejected: {account}"
-    if account["written"] != sum(shard["records"] for shard in manifest["shards"]):
+    if account["written"] != sum(shards["records"].to_pylist()):
         yield f"manifest.json: written is {account['written']}, the shards hold another number of records"
 
 

@@ -112,6 +112,11 @@ def begin(out: str, content_digest: str) -> tuple[str, bool]:
     return name, False
 
 
+def unfinished(out: str) -> str | None:
+    """Name of the newest version that is being built, or was and is not complete; None if there is none."""
+    return max((name for name, files in _versions(out).items() if MANIFEST not in files), default=None)
+
+
 def publish(out: str, name: str, manifest: dict[str, Any]) -> None:
     """Makes a version complete and the latest one."""
     folder = folder_of(out, name)

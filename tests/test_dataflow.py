@@ -121,7 +121,7 @@ def test_every_step_runs_in_the_image_of_the_configuration(config, components):
     assert len(payloads) == 2
 
 
-def test_nothing_that_the_writing_step_puts_out_is_shuffled(components):
+def test_of_what_the_writing_step_puts_out_only_names_are_shuffled(components):
     step = writing_step(components)
     reached, waiting, consumers = set(), list(step.outputs.values()), []
     while waiting:
@@ -131,8 +131,13 @@ def test_nothing_that_the_writing_step_puts_out_is_shuffled(components):
             if collection in transform.inputs.values():
                 consumers.append(transform)
                 waiting += [output for output in transform.outputs.values() if output not in reached]
-    assert [t.unique_name for t in consumers if t.spec.urn in SHUFFLES] == []
-    assert {t.spec.urn for t in components.transforms.values()} & SHUFFLES, "the names of Beam's shuffles changed"
+    (shuffle,) = [t for t in consumers if t.spec.urn in SHUFFLES]
+    assert shuffle.unique_name == "SumReceipts/ByGroup"
+    (shuffled,) = shuffle.inputs.values()
+    coders = [components.coders[components.pcollections[shuffled].coder_id]]
+    coders += [components.coders[each] for each in coders[0].component_coder_ids]
+    text = "beam:coder:string_utf8:v1"
+    assert [coder.spec.urn for coder in coders] == ["beam:coder:kv:v1", text, text]
 
 
 def test_the_writing_step_puts_out_names_only(components):
@@ -303,8 +308,7 @@ def small(make_config, tmp_path):
 
 
 def test_a_build_publishes_what_the_launcher_had_written_and_then_there_is_no_job(small, monkeypatch):
-    patches = lambda folder, config, receipts: {"splits": {"train": {"patches": sum(r.records for r in receipts)}}}
-    monkeypatch.setattr(summary, "summarize", patches)  # takes seconds, and is not what is tested
+    monkeypatch.setattr(summary, "summarize", lambda *_: None)  # takes seconds, and is not what is tested
     options = parse_options(["--direct_num_workers=1"])
 
     folder = launcher.submit(small, options)

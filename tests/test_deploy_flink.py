@@ -18,13 +18,15 @@ import time
 import xml.etree.ElementTree
 import zipfile
 
+import check_jsonschema
+import jsonschema
 import pytest
 import yaml
 
 import pipeline
 from pipeline.config import load_config
 
-pytestmark = pytest.mark.heavy  # fetches schemas from Maven Central
+pytestmark = pytest.mark.flink  # fetches schemas from Maven Central
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy" / "flink"
@@ -95,7 +97,6 @@ def strict(schema):
 
 
 def assert_valid(value, schema, **keywords):
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed; it is in the extra dev")
     found = jsonschema.validators.validator_for(schema)(schema, **keywords).iter_errors(value)
     problems = [f"{error.json_path}: {error.message[:300]}" for error in found]
     assert not problems, "\n".join(problems)
@@ -136,8 +137,7 @@ def test_the_schemas_refuse_a_misspelled_key_anywhere_in_a_pod():
 
 
 def test_the_compose_file_follows_the_compose_specification():
-    package = pytest.importorskip("check_jsonschema", reason="check-jsonschema, of the extra dev, has the schema")
-    vendored = pathlib.Path(package.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
+    vendored = pathlib.Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
     assert_valid(COMPOSE, json.loads(vendored.read_text()))
 
 

@@ -71,16 +71,22 @@ def test_no_more_windows_than_allowed_are_on_the_device_at_a_time():
 
 
 def test_the_clock_tells_busy_from_idle_and_counts_overlapping_windows_once():
-    one = Device("/CPU:0", None)
+    one = Device("/GPU:0", None)
     together = [threading.Thread(target=lambda: _hold(one, 0.1)) for _ in range(2)]
     [t.start() for t in together]
     [t.join() for t in together]
     time.sleep(0.1)
     _hold(one, 0.1)
     times = one.take_times()
-    assert 200 <= times["device_busy_ms"] < 390
-    assert 100 <= times["device_idle_ms"] < 290
-    assert one.take_times() == {"device_busy_ms": 0, "device_idle_ms": 0}
+    assert 200 <= times["gpu_busy_ms"] < 390
+    assert 100 <= times["gpu_wait_ms"] < 290
+    assert one.take_times() == {"gpu_busy_ms": 0, "gpu_wait_ms": 0}
+
+
+def test_a_cpu_has_no_times_of_a_gpu():
+    one = Device("/CPU:0", None)
+    _hold(one, 0)
+    assert one.take_times() == {}
 
 
 def _hold(one, seconds):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from pipeline import doctor
+from pipeline import doctor, flink
 
 
 def findings(config=None):
@@ -64,3 +64,17 @@ def test_a_nearly_full_disk_is_noted(monkeypatch, make_config, tmp_path, free):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**12, 0, free))
     config = make_config(output={"path": str(tmp_path)})
     assert findings(config)["disk"].status == ("note" if free < 10**10 else "ok")
+
+
+def test_the_flink_of_the_configuration_is_asked(make_config, tmp_path, monkeypatch):
+    facts = {"flink-version": "1.19.3", "slots-available": 2, "slots-total": 3}
+    monkeypatch.setattr(flink, "ask", lambda master: facts)
+    beam = {"runner": "FlinkRunner", "flink_master": "jobs:8081"}
+    found = lambda beam: findings(make_config(beam=beam, output={"path": str(tmp_path)})).get("flink")
+    assert found(beam).status == "ok" and "1.19.3 at jobs:8081, 2 of 3 slots free" in found(beam).text
+    assert found({}) is None
+    lost = found(beam | {"flink_job_server_jar": "/no/such.jar"})
+    assert lost.status == "FAIL" and "/no/such.jar does not exist; make it with 'mvn" in lost.text
+    monkeypatch.undo()
+    silent = found(beam | {"flink_master": "127.0.0.1:9"})
+    assert silent.status == "FAIL" and "no Flink answers at http://127.0.0.1:9 (Connection refused)" in silent.text

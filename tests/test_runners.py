@@ -1,7 +1,5 @@
 """Beam's options are checked, and the local runner uses all cores unless told otherwise."""
 
-import os
-
 import pytest
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -12,13 +10,15 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
+from pipeline import runners
 from pipeline.config import ConfigError
+from pipeline.flink import FlinkRunner
 from pipeline.runners import is_local, make_runner, parse_options, threads_per_process
 
 
 @pytest.fixture(autouse=True)
 def six_cores(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(runners, "cores", lambda: 6)
 
 
 def facts(*flags):
@@ -171,7 +171,8 @@ def test_options_without_a_runner_are_local():
 
 def test_the_runner_is_an_object_where_it_is_local_and_a_name_where_not():
     assert type(make_runner(parse_options([]))) is FnApiRunner
-    assert make_runner(parse_options(["--runner=FlinkRunner"])) == "FlinkRunner"
+    assert type(make_runner(parse_options(["--runner=FlinkRunner"]))) is FlinkRunner
+    assert make_runner(parse_options(["--runner=DataflowRunner"])) == "DataflowRunner"
 
 
 @pytest.mark.parametrize(

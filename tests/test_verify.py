@@ -13,6 +13,7 @@ import pytest
 from pipeline.build import build
 from pipeline.config import ConfigError
 from pipeline.dataset import open_dataset
+from pipeline.elements import FORMAT
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 
@@ -105,9 +106,31 @@ def test_accounts_that_do_not_add_up_are_found(copy):
     assert len(problems(copy)) == 2
 
 
-def test_a_manifest_with_a_path_for_a_shard_is_refused(copy):
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["shards"][0]["shard"] = "../../secret"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+def test_a_table_of_shards_with_a_path_for_a_name_is_refused(copy):
+    rows = pq.read_table(copy / "shards.parquet").to_pylist()
+    rows[0]["shard"] = "../../secret"
+    pq.write_table(pa.Table.from_pylist(rows), copy / "shards.parquet")
     with pytest.raises(ConfigError, match=r"'../../secret' is no name of a shard"):
+        problems(copy)
+
+
+def test_a_table_of_shards_that_is_broken_or_missing_is_found(copy):
+    (copy / "shards.parquet").write_bytes(b"PAR1 and then nothing")
+    assert [problem.partition(": ")[0] for problem in problems(copy)] == ["shards.parquet"]
+    (copy / "shards.parquet").unlink()
+    assert [problem.partition(": ")[0] for problem in problems(copy)] == ["shards.parquet"]
+
+
+def test_a_receipt_that_changed_is_found(copy):
+    receipt = next((copy / "receipts").iterdir())
+    receipt.write_bytes(receipt.read_bytes() + b" ")
+    (problem,) = problems(copy)
+    assert problem.startswith(f"receipts/{receipt.name}: sha256 is ")
+
+
+@pytest.mark.parametrize(("written", "way_out"), [(1, "build it again"), (99, "install a newer one")])
+def test_a_dataset_of_another_format_is_refused_with_the_way_out(copy, written, way_out):
+    manifest = json.loads((copy / "manifest.json").read_text()) | {"format": written}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=f"has format {written}, .* reads format {FORMAT}; {way_out}"):
         problems(copy)

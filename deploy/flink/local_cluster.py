@@ -1,7 +1,7 @@
 """A real Flink on this machine, for trying out and for tests: one JobManager and some TaskManagers with a slot each.
 
     python deploy/flink/local_cluster.py setup     # once: 230 MB from PyPI, 160 MB from Maven Central, into the cache
-    python deploy/flink/local_cluster.py up        # prints the flags for `patchbeam build CONFIG -- FLAGS`
+    python deploy/flink/local_cluster.py up        # prints the command for a build
     python deploy/flink/local_cluster.py status
     python deploy/flink/local_cluster.py down
 
@@ -25,7 +25,6 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tarfile
@@ -89,27 +88,18 @@ class Cluster:
         rest: ``127.0.0.1:port`` of Flink's REST interface, and of its web page.
         job_manager, task_managers: process ids.
         jar: the uber jar with Beam's runner.
-        worker: the executable that starts a Python worker.
     """
 
     rest: str
     job_manager: int
     task_managers: list[int]
     jar: str
-    worker: str
 
-    def flags(self, parallelism: int | None = None) -> list[str]:
-        """Beam's flags for a build here; by default one TaskManager is kept in reserve where there are several."""
-        return [
-            "--runner=FlinkRunner",
-            f"--flink_master={self.rest}",
-            f"--flink_version={FLINK.rpartition('.')[0]}",
-            "--flink_submit_uber_jar",
-            f"--flink_job_server_jar={self.jar}",
-            f"--parallelism={parallelism or max(1, len(self.task_managers) - 1)}",
-            "--environment_type=PROCESS",
-            f"--environment_options=process_command={self.worker}",
-        ]
+    def arguments(self) -> list[str]:
+        """For ``patchbeam build CONFIG``; one TaskManager is kept in reserve where there are several."""
+        parallelism = max(1, len(self.task_managers) - 1)
+        beam = [f"--flink_job_server_jar={self.jar}", f"--parallelism={parallelism}"]
+        return ["--runner=flink", f"--flink-master={self.rest}", "--", *beam]
 
     def get(self, path: str) -> Any:
         """What Flink's REST interface answers, for example to ``jobs/overview``."""
@@ -197,7 +187,6 @@ def cluster(directory: str | os.PathLike, task_managers: int = 3) -> Iterator[Cl
         (home / name).mkdir(parents=True, exist_ok=True)
     rest = f"127.0.0.1:{_free_port()}"
     _write_configuration(home, rest)
-    worker = _write_worker(home)
     java = [_program("java", ""), "-cp", f"{lib}/*", *_JVM, f"-Djava.io.tmpdir={home}/tmp",
             f"-Dlog4j.configurationFile=file:{home}/conf/log4j.properties"]  # fmt: skip
     entry = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -211,7 +200,7 @@ def cluster(directory: str | os.PathLike, task_managers: int = 3) -> Iterator[Cl
             _start(started, home, name, [*java, *limits, runner, *conf, "-D", f"taskmanager.resource-id={name}"])
         _wait_for(rest, started, home, task_managers)
         manager, *others = (process.pid for _, process in started)
-        yield Cluster(rest, manager, others, str(jar), str(worker))
+        yield Cluster(rest, manager, others, str(jar))
     finally:
         _stop([process for _, process in started])
         shutil.rmtree(home / "tmp", ignore_errors=True)  # the jars of all submissions
@@ -304,14 +293,6 @@ def _write_configuration(home: pathlib.Path, rest: str) -> None:
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items()]
     (home / "conf" / "config.yaml").write_text("".join(lines))
     (home / "conf" / "log4j.properties").write_text(_LOG4J)
-
-
-def _write_worker(home: pathlib.Path) -> pathlib.Path:
-    """The executable for PROCESS workers: Flink takes a path only, no arguments."""
-    path = home / "worker"
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m pipeline.flink_boot "$@"\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
 
 
 def _serve(home: pathlib.Path, task_managers: int) -> None:
@@ -415,7 +396,7 @@ def main() -> None:
         elif arguments.command == "up":
             running = up(home, arguments.task_managers)
             print(f"http://{running.rest} is up, with logs in {home}/logs; build with\n")
-            print("patchbeam build CONFIG -- \\\n  " + " \\\n  ".join(map(shlex.quote, running.flags())))
+            print(shlex.join(["patchbeam", "build", "CONFIG", *running.arguments()]))
         elif arguments.command == "status":
             _print_status(home)
         elif arguments.command == "down":

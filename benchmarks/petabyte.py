@@ -1,0 +1,160 @@
+"""What a build of a petabyte asks of each part of the flow, by running the parts that hold more than a shard.
+
+    python benchmarks/petabyte.py [--images 100000] [--side 36204]
+
+No pixel is read. The plan of every image is made (on a sample, then multiplied), all regions are dealt to their shards,
+and the sums of all shards are read and settled as the process that starts a build does it, from files of full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from pipeline import accounts, storage, sums
+from pipeline.config import Config
+from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
+from pipeline.plan import grid_of, regions_of, shard_count, windows_of
+from pipeline.records import Row, make_index
+from transforms import moments
+
+CONFIG = Config.model_validate(
+    {
+        "input": {"images": "gs://bucket/slides/**/*.svs", "label": "folder"},
+        "output": {"path": "out", "encoding": "jpeg"},
+        "patch": {"size": 256},
+    }
+)
+SAMPLE = 50
+
+
+def image(number: int, side: int) -> ImageInfo:
+    image_id = f"hospital-{number % 40:02}/patient-{number // 4:06}/slide-{number:06}.svs"
+    uri = f"gs://a-bucket-of-slides/archive/{image_id}"
+    fingerprint = f"{digest(number)}-{digest(-number)}"[:36]
+    return ImageInfo(image_id, uri, fingerprint, side, side, 256, 256, "train", image_id[:11], image_id[:26])
+
+
+def timed(what: str, per: int, unit: str, work):
+    start = time.perf_counter()
+    result = work()
+    took = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{what:<46}{took:9.1f} s {took / per * 1e6:10.1f} us per {unit:<8} peak {peak:5.2f} GB", flush=True)
+    return result
+
+
+def encoded(value, kind) -> int:
+    return len(beam.coders.registry.get_coder(kind).encode(value))
+
+
+def receipt(plan: ShardPlan, patches: int) -> ShardResult:
+    rng = np.random.default_rng(plan.number)
+    pixels = rng.normal(180, 40, (4, 64, 64, 3)).clip(0, 255).astype(np.uint8)
+    counts = {region.image.image_id: (patches, patches, 0) for region in plan.regions}
+    measured = moments.to_json(moments.measure(pixels))
+    facts = ("0" * 64, plan.name, patches * len(counts), 10**8, "0" * 64, 10**6, "0" * 64)
+    return ShardResult(*facts, counts, {"hospital-00": patches}, (), measured)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--side", type=int, default=36_204)
+    given = parser.parse_args()
+    images, side = given.images, given.side
+
+    one = image(0, side)
+    patches = grid_of(one, CONFIG).count * images
+    regions = list(regions_of(one, CONFIG))
+    shards = shard_count(patches, CONFIG)
+    windows = sum(1 for region in regions for _ in windows_of(region, CONFIG))
+    print(f"{images:,} images of {side:,} x {side:,}: {patches:,} patches, {len(regions) * images:,} regions,")
+    print(f"{windows * images:,} windows, {shards:,} shards, {len(regions) * images / shards:.1f} regions a shard\n")
+
+    plan = lambda info: sum(1 for region in regions_of(info, CONFIG) for _ in windows_of(region, CONFIG))
+    sample = [image(number, side) for number in range(SAMPLE)]
+    timed("plan: regions and windows", SAMPLE, "image", lambda: [plan(info) for info in sample])
+    size = encoded(regions[0], Region)
+    print(f"shuffle of regions: {size} bytes each, {size * len(regions) * images / 1e9:.1f} GB in all")
+    print(
+        f"shuffle of names:   {len(ShardPlan('train', shards - 1, shards, ()).name)} bytes each, {shards:,} of them\n"
+    )
+
+    weights = np.array([grid_of(one, CONFIG).cells(region.area).count for region in regions])
+    places = [(region.row, region.col) for region in regions]
+
+    def deal() -> np.ndarray:
+        load = np.zeros(shards, np.int64)
+        for number in range(images):
+            image_id = image(number, side).image_id
+            for (row, col), weight in zip(places, weights.tolist()):
+                load[digest(0, "shard", image_id, row, col) & (shards - 1)] += weight
+        return load
+
+    load = timed("deal all regions to their shards", images * len(regions), "region", deal)
+    largest, mean = load.max(), load.mean()
+    print(f"patches a shard: mean {mean:,.0f}, largest {largest:,} = {largest / mean:.2f} x mean\n")
+
+    rows = [Row(i, one, 256 * i, 0, 20_000, 100, 19_500) for i in range(int(mean))]
+    index = len(make_index("train", shard_file("train-00000-of-00001"), 0, rows))
+    print(f"index: {index / len(rows):.0f} bytes a patch, {index / 1e6:.2f} MB a shard")
+    with tempfile.TemporaryDirectory() as folder:
+        settle_all(folder, images, side, shards, math.ceil(len(regions) * images / shards), int(mean))
+
+
+def settle_all(folder: str, images: int, side: int, shards: int, regions: int, patches: int) -> None:
+    """Writes a group of receipts, sums it up as a worker does, and the sums of all shards as the launcher does."""
+    names = []
+    for number in range(sums.GROUP):
+        mine = [Region(image((number * regions + i) % images, side), 0, 0, 1, 1) for i in range(regions)]
+        plan = ShardPlan("train", number, shards, tuple(mine))
+        data = json.dumps(receipt(plan, patches // regions).to_json()).encode()
+        storage.write_bytes(f"{folder}/{receipt_file(plan.name)}", data)
+        names.append(plan.name)
+    print(f"receipt: {len(data):,} bytes, {len(data) * shards / 1e9:.1f} GB in all")
+    group = timed(
+        "a worker sums up a group of receipts", sums.GROUP, "receipt", lambda: sums.sum_receipts(folder, names)
+    )
+
+    work = f"{folder}/work"
+    planned: dict[str, int] = dict.fromkeys((image(number, side).image_id for number in range(images)), 0)
+    for first in range(0, shards, sums.GROUP):
+        counts = [row["planned"] for row in group["images"]]
+        for i, row in enumerate(group["images"]):
+            row["image_id"] = image((first * regions + i) % images, side).image_id
+            planned[row["image_id"]] += counts[i]
+        for i, shard in enumerate(group["shards"]):
+            shard["shard"] = ShardPlan("train", first + i, shards, ()).name
+        content = json.dumps(group).encode()
+        storage.write_bytes(f"{work}/{sums._group_name('train', first // sums.GROUP)}", content)
+    files = len(os.listdir(work))
+    print(f"sums: {len(content) / 1e3:,.0f} kB a group, {files:,} groups, {len(content) * files / 1e6:,.0f} MB in all")
+    table = pa.Table.from_pylist(
+        [{"image_id": i, "split": "train", "planned": n} for i, n in planned.items()], accounts.IMAGES_SCHEMA
+    )
+    storage.write_table(f"{work}/images-00000.parquet", table)
+
+    total = timed(
+        "the launcher reads the sums of all shards", shards, "shard", lambda: sums.read_sums(work, "train", shards)
+    )
+    timed("the launcher settles the accounts", images, "image",
+          lambda: accounts.settle(folder, work, CONFIG, {"train": total}))  # fmt: skip
+    storage.write_table(f"{folder}/shards.parquet", total.shards)
+    for name in ("shards.parquet", "images.parquet"):
+        print(f"{name}: {pathlib.Path(folder, name).stat().st_size / 1e6:,.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
