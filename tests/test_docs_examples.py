@@ -6,6 +6,7 @@ import importlib
 MODULES = [
     "transforms.grid",
     "transforms.patches",
+    "transforms.pixels",
     "transforms.moments",
     "pipeline.elements",
     "pipeline.headers",
