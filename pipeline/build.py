@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline import accounts, storage, sums, versions
 from pipeline.config import Config
-from pipeline.dataset import SHARDS
+from pipeline.dataset import SHARDS, open_dataset
 from pipeline.elements import FORMAT, PASSING, ShardPlan, index_file, receipt_file, shard_file
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, read_listing
@@ -78,13 +78,14 @@ def begin(config: Config, listing: Listing) -> str:
     return folder
 
 
-def build(config: Config, options: Any, show: Any = None) -> Outcome:
+def build(config: Config, options: Any, show: Any = None, retry: bool = False) -> Outcome:
     """Builds and publishes a dataset; finishes an interrupted build, and does nothing where nothing changed.
 
     Args:
         config: what to build.
         options: Beam's, from :func:`pipeline.runners.parse_options`.
         show: called with progress, see :func:`pipeline.progress.watch`.
+        retry: tries again what the published version rejected; its shards without a rejection are taken over.
 
     Raises:
         ConfigError: if there are no images, or the output cannot be written.
@@ -94,9 +95,12 @@ def build(config: Config, options: Any, show: Any = None) -> Outcome:
     out, started = config.output.path, time.time()
     config, listing = find_images(config)
     with versions.exclusively(out):
-        if published := unchanged(config, listing):
+        published = unchanged(config, listing)
+        if published and not (retry and published.manifest["accounts"]["reasons"]):
             return published
         folder = begin(config, listing)
+        if retry:
+            _take_over(folder, out)
         name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
         counters = _run(config, options, folder, work, listing, show)
         totals = _collect(folder, work)
@@ -136,6 +140,20 @@ def unchanged(config: Config, listing: Listing) -> Outcome | None:
     if PASSING & manifest["accounts"]["reasons"].keys():
         return None  # what failed in passing is tried again
     return Outcome(folder, manifest, unchanged=True)
+
+
+def _take_over(folder: str, out: str) -> None:
+    """Puts the shards of the published version into a new one; their receipts decide whether its plans are the same.
+
+    A shard with a rejection, which has to be tried again, stays behind.
+    """
+    if not versions.latest(out):
+        return
+    published = open_dataset(out)
+    for shard in published.shard_table().to_pylist():
+        if not shard["rejected"]:
+            for file in (shard_file(shard["shard"]), index_file(shard["shard"]), receipt_file(shard["shard"])):
+                storage.copy(storage.join(published.folder, file), storage.join(folder, file))
 
 
 def _identity(config: Config, listing: Listing) -> str:

@@ -1,4 +1,4 @@
-"""The command line: build, plan, status, inspect, verify, stitch, doctor.
+"""The command line: build, retry, plan, status, inspect, verify, stitch, doctor.
 
 Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
 configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
@@ -6,6 +6,7 @@ configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interru
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -71,6 +72,30 @@ def build(runner: str | None, flink_master: str | None, **arguments: Any) -> Non
 
     with bar() as show:
         outcome = run(config, options, show)
+    _print_outcome(outcome, config)
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. max_rejected=0.1. Repeatable.")
+@click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]")
+def retry(dataset: str, overrides: tuple[str, ...], beam_options: tuple[str, ...]) -> None:
+    """Build a new version of DATASET, cutting again only the shards in which something was rejected.
+
+    For files that were repaired since; with the configuration that DATASET was built with, from the same folder.
+    """
+    from pipeline.dataset import open_dataset
+
+    built = open_dataset(dataset).manifest["config"]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(built, file)  # JSON is YAML
+        file.flush()
+        config, options = _prepare(file.name, beam_options, overrides, (), dataset)
+    from pipeline.build import build as run
+    from pipeline.progress import bar
+
+    with bar() as show:
+        outcome = run(config, options, show, retry=True)
     _print_outcome(outcome, config)
 
 

@@ -213,6 +213,21 @@ def write_table(uri: str, table: pa.Table) -> None:
         pq.write_table(table, file)
 
 
+def copy(source: str, target: str) -> None:
+    """The same file at another place, complete or not at all; on local disks without another copy of its bytes."""
+    if is_local(source) and is_local(target):
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+        temporary = f"{os.path.dirname(target) or '.'}/.tmp-{uuid.uuid4().hex}"
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+        return
+    with open_read(source) as file, atomic_write(target) as out:
+        shutil.copyfileobj(file, out, 1 << 20)
+
+
 def size(uri: str) -> int | None:
     """Bytes of a file; None if there is none."""
     if is_local(uri):

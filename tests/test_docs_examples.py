@@ -9,6 +9,7 @@ MODULES = [
     "transforms.stitch",
     "transforms.taps",
     "pipeline.pyramid",
+    "transforms.pixels",
     "transforms.moments",
     "transforms.quality",
     "transforms.augment",

@@ -130,7 +130,7 @@ def fuzz(folder, count, seed):
         {
             "input": {"images": str(folder / "images/*"), "max_seconds": 10},
             "output": {"path": str(folder / "out"), "encoding": "raw"},
-            "patch": {"size": 16},
+            "patch": {"size": 32},
             "max_rejected": 0,
         }
     )
@@ -159,7 +159,7 @@ def check(folder, count, seed):
     assert all(image["rejected"] == lost[image["image_id"]] for image in images)
     assert {row["reason"] for row in rows} <= set(Reason.__args__) - {"io_error", "changed", "missing_extra"}
     good = [image for image in images if image["image_id"].startswith("good.")]
-    assert {image["written"] for image in good} == {(HEIGHT // 16) * (WIDTH // 16)}
+    assert {image["written"] for image in good} == {-(-HEIGHT // 32) * -(-WIDTH // 32)}
     assert all(image["reason"] or image["planned"] for image in images)
     return collections.Counter(row["reason"] for row in rows)
 

@@ -303,6 +303,13 @@ def test_channels_of_each_page_of_a_stack_are_put_together(tmp_path):
             assert_reads(tmp_path / "a.tif", expected, (40, 30), page=page, count=3)
 
 
+@pytest.mark.parametrize("shape", [(40, 30, 1), (1, 40, 30), (1, 1, 40, 30, 1)])
+def test_axes_of_one_are_no_stack(tmp_path, shape):
+    pixels = picture(40, 30, 1, "uint16")
+    tifffile.imwrite(tmp_path / "a.tif", pixels.reshape(shape), tile=(16, 16), photometric="minisblack")
+    assert_reads(tmp_path / "a.tif", pixels, (16, 16), count=3)
+
+
 def test_pages_of_unlike_sizes_are_counted_one_after_the_other(tmp_path):
     images = [picture(40, 30), picture(20, 50, 1, "uint16"), picture(20, 50, 1, "uint16", seed=1), picture(9, 9, 4)]
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:

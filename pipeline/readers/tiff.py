@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import struct
 import threading
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -119,11 +120,12 @@ def _find(tiff: tifffile.TiffFile, level: int, page: int | None) -> _Image:
 def _groups(series: Any) -> np.ndarray:
     """``[images, pages]``: the numbers of the pages that are channels of one image, for each image of a series."""
     page = _page(series, 0)
-    count = len(series.pages)
-    leading = series.axes[: max(0, len(series.axes) - len(page.axes))]
-    shape = series.shape[: len(leading)]
-    if series.size != page.size * count or int(np.prod(shape, dtype=object)) != count:
+    count, sizes = len(series.pages), [int(size) for size in series.shape]
+    # The axes above those of a page: as many as give the number of pages.
+    above = next((number for number in range(len(sizes)) if math.prod(sizes[:number]) == count), None)
+    if series.size != page.size * count or above is None:
         raise Unreadable("unsupported_mode", f"a stack of {series.axes} {series.shape} in one directory")
+    leading, shape = series.axes[:above], sizes[:above]
     numbers = np.arange(count).reshape(shape)
     if "C" in leading:
         return np.moveaxis(numbers, leading.index("C"), -1).reshape(-1, shape[leading.index("C")])
