@@ -134,14 +134,14 @@ def settle(folder: str, work: str, config: Config, totals: Mapping[str, Sums]) -
 
 def _balance(images: pa.Table, shards: pa.Table) -> pa.Table:
     """The table of images, completed by what became of their patches in the shards, in the order of the ids."""
-    outcomes = ("written", "filtered", "rejected")
-    known = images.drop_columns(outcomes)
-    joined = known.join(shards, "image_id", join_type="full outer", right_suffix="_in_shards").sort_by("image_id")
-    count = lambda name: pc.fill_null(joined[name], 0)
-    accounted = pc.add(pc.add(count("written"), count("filtered")), count("rejected"))
-    agree = pc.and_(pc.equal(count("planned"), count("planned_in_shards")), pc.equal(count("planned"), accounted))
-    if not pc.all(agree, min_count=0).as_py():
-        wrong = joined.filter(pc.invert(agree)).slice(0, 1).to_pylist()[0]
+    images = images.sort_by("image_id")
+    place = pc.index_in(images["image_id"], shards["image_id"].combine_chunks())
+    count = lambda name: pc.fill_null(pc.take(shards[name], place), 0)
+    planned, accounted = count("planned"), pc.add(pc.add(count("written"), count("filtered")), count("rejected"))
+    agree = pc.and_(pc.equal(images["planned"], planned), pc.equal(planned, accounted))
+    if place.null_count + shards.num_rows != images.num_rows or not pc.all(agree, min_count=0).as_py():
+        wrong = images.filter(pc.invert(agree))["image_id"].slice(0, 3).to_pylist()
         raise RuntimeError(f"patches planned, in shards, and written, filtered or rejected differ: {wrong}")
-    columns = {name: joined[name] for name in known.column_names} | {name: count(name) for name in outcomes}
-    return pa.table([columns[name] for name in IMAGES_SCHEMA.names], schema=IMAGES_SCHEMA)
+    for name in ("written", "filtered", "rejected"):
+        images = images.set_column(IMAGES_SCHEMA.get_field_index(name), IMAGES_SCHEMA.field(name), count(name))
+    return images
