@@ -38,6 +38,7 @@ class Accounts(NamedTuple):
     Attributes:
         images, images_rejected: images found, and those of them with a rejection of the whole or of a part.
         planned, written, filtered, rejected: patches.
+        filters: score -> patches that were left out because of it.
         reasons: reason code -> rows of ``rejected.jsonl``.
         split_images: split -> images that were planned.
     """
@@ -48,6 +49,7 @@ class Accounts(NamedTuple):
     written: int
     filtered: int
     rejected: int
+    filters: dict[str, int]
     reasons: dict[str, int]
     split_images: dict[str, int]
 
@@ -97,17 +99,19 @@ def settle(folder: str, work: str, config: Config, receipts: Iterable[ShardResul
     Raises:
         RuntimeError: if the sums do not come out: an error of the program, never of the data.
     """
+    receipts = list(receipts)
     parts = [name for name in storage.files_below(work) if name.startswith("images-")]
     table = pa.concat_tables(_read_table(storage.join(work, name)) for name in parts).sort_by("image_id")
     shards, rejections = _sum_receipts(receipts)
     ids = table["image_id"].to_pylist()
-    written = [shards[i][1] for i in ids]
-    rejected = [shards[i][2] for i in ids]
+    in_shards, written, filtered, rejected = zip(*(shards[i] for i in ids))
     planned = table["planned"].to_pylist()
-    for image_id, *counts in zip(ids, planned, (shards[i][0] for i in ids), map(sum, zip(written, rejected))):
+    for image_id, *counts in zip(ids, planned, in_shards, map(sum, zip(written, filtered, rejected))):
         if len(set(counts)) != 1:
-            raise RuntimeError(f"{image_id}: patches planned, in shards, and written or rejected differ: {counts}")
-    for name, column in (("written", written), ("filtered", [0] * len(ids)), ("rejected", rejected)):
+            raise RuntimeError(
+                f"{image_id}: patches planned, in shards, and written, filtered or rejected differ: {counts}"
+            )
+    for name, column in (("written", written), ("filtered", filtered), ("rejected", rejected)):
         table = table.set_column(IMAGES_SCHEMA.get_field_index(name), name, pa.array(column, pa.int64()))
     _write_table(storage.join(folder, "images.parquet"), table)
     whole = [
@@ -122,15 +126,16 @@ def settle(folder: str, work: str, config: Config, receipts: Iterable[ShardResul
         images_rejected=len({row.image_id for row in rows}),
         planned=sum(planned),
         written=sum(written),
-        filtered=0,
+        filtered=sum(filtered),
         rejected=sum(rejected),
+        filters=dict(sorted(sum((collections.Counter(r.filtered) for r in receipts), collections.Counter()).items())),
         reasons=dict(sorted(collections.Counter(row.reason for row in rows).items())),
         split_images=dict(collections.Counter(split for split in table["split"].to_pylist() if split)),
     )
 
 
 def _sum_receipts(receipts: Iterable[ShardResult]) -> tuple[dict[str, list[int]], list[Rejected]]:
-    shards: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0])
+    shards: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0, 0])
     rejections: list[Rejected] = []
     for receipt in receipts:
         rejections += receipt.rejected

@@ -173,7 +173,10 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> No
     where = f"see {storage.join(folder, 'rejected.jsonl')}"
     reasons = ", ".join(f"{count} x {reason}" for reason, count in account.reasons.items())
     if not account.written:
-        raise TooManyRejected(f"no patch was written: {account.images} images, {reasons or 'no rejections'}; {where}")
+        left_out = f", {account.filtered} patches filtered" if account.filtered else ""
+        raise TooManyRejected(
+            f"no patch was written: {account.images} images, {reasons or 'no rejections'}{left_out}; {where}"
+        )
     if account.images_rejected > account.allowed(config):
         raise TooManyRejected(
             f"{account.images_rejected} of {account.images} images have rejections ({reasons}), and max_rejected: "

@@ -188,6 +188,9 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     for split, facts in manifest["splits"].items():
         size = f"{facts['shards']} shards, {facts['bytes'] / 1e6:,.1f} MB"
         print(f"{split:<9} {facts['patches']:,} patches of {facts['images']:,} images, {size}")
+    if account["filters"]:
+        filters = ", ".join(f"{count:,} by {name}" for name, count in account["filters"].items())
+        print(f"filtered  {account['filtered']:,} of {account['planned']:,} patches: {filters}")
     if account["reasons"]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")

@@ -51,6 +51,19 @@ def _offsets(value: Any) -> tuple[int, int]:
     return pair
 
 
+def _range(value: Any) -> Any:
+    numbers = isinstance(value, (list, tuple)) and all(type(one) in (int, float) for one in value)
+    if not numbers or len(value) != 2 or not value[0] < value[1]:
+        raise ValueError("use the lowest and the highest value as [low, high]")
+    return value
+
+
+def _threshold(value: Any) -> int | str:
+    if value != "otsu" and not (type(value) is int and 0 <= value <= 254):
+        raise ValueError("use otsu or a whole number 0..254")
+    return value
+
+
 def _names(*allowed: str) -> BeforeValidator:
     """One of the names for both axes, or one for each."""
 
@@ -210,6 +223,7 @@ class Input(_Section):
     level: Annotated[Integer, Field(ge=0)] = 0
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Dtype = "uint8"
+    range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
     rasters: dict[str, Raster] = {}
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
@@ -253,6 +267,30 @@ class Input(_Section):
         if isinstance(value, dict) and (len(value) != 1 or next(iter(value)) not in known):
             raise ValueError(f"use exactly one key, {' or '.join(known)}")
         return value
+
+
+class Bounds(_Section):
+    """What a score has to be, both ends included."""
+
+    min: Number | None = None
+    max: Number | None = None
+
+    @model_validator(mode="after")
+    def _is_a_bound(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("use min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+class Quality(_Section):
+    """Scores of every patch, see ``transforms/quality.py``, and which patches are kept."""
+
+    keep: dict[Literal["tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata"], Bounds] = {}
+    duplicates: Annotated[Integer, Field(ge=0, le=63)] | None = None
+    tissue_threshold: Annotated[int | Literal["otsu"], BeforeValidator(_threshold)] = "otsu"
+    nodata: Number | None = None
 
 
 class Patch(_Section):
@@ -304,6 +342,7 @@ class Config(_Section):
     input: Input
     output: Output
     patch: Patch = Patch()
+    quality: Quality | None = None
     splits: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {"train": 1.0}
     seed: Integer = 0
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
@@ -335,6 +374,15 @@ class Config(_Section):
             raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
         if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
             raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
+        if self.quality and dtype == "float32" and not self.input.range:
+            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
+        if self.quality and "tissue" in self.quality.keep and channels != 3:
+            raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
+        limit = _LIMITS.get(dtype)
+        if self.input.range and limit and not 0 <= self.input.range[0] < self.input.range[1] <= limit:
+            raise ValueError(f"input.range: {list(self.input.range)} is no part of 0..{limit}, the values of {dtype}")
+        if self.input.range and dtype == "uint8" and self.input.range != (0, 255):
+            raise ValueError("input.range: of uint8 it is [0, 255]")
         if not _holds(dtype, self.patch.pad_value):
             raise ValueError(
                 f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{_LIMITS[dtype]}"
@@ -345,6 +393,11 @@ class Config(_Section):
             if origin <= -span:
                 raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
         return self
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel: as given, or those of the dtype; of float32 it has to be given."""
+        return self.input.range or {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.input.dtype, (0, 1))
 
     @property
     def training_split(self) -> str:
@@ -465,5 +518,6 @@ def _keys(location: list[str]) -> list[str]:
     model: Any = Config
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
+        options = get_args(field.annotation) if field else ()  # of "Section | None"
+        model = next((one for one in options if hasattr(one, "model_fields")), field and field.annotation)
     return list(getattr(model, "model_fields", {"regex": 0, "constant": 0}))

@@ -170,8 +170,9 @@ class ShardResult(NamedTuple):
         shard: its name, ``train-00000-of-00004``.
         records, bytes, sha256: of the TFRecord file.
         index_bytes, index_sha256: of its part of the index.
-        images: image id -> patches planned, written, rejected here.
+        images: image id -> patches planned, written, filtered, rejected here.
         labels: label -> patches.
+        filtered: score -> patches that were left out because of it.
         rejected: what could not be read.
         moments: of the pixels written, see ``transforms.moments.to_json``.
     """
@@ -183,8 +184,9 @@ class ShardResult(NamedTuple):
     sha256: str
     index_bytes: int
     index_sha256: str
-    images: dict[str, tuple[int, int, int]]
+    images: dict[str, tuple[int, int, int, int]]
     labels: dict[str, int]
+    filtered: dict[str, int]
     rejected: tuple[Rejected, ...]
     moments: dict[str, str]
 

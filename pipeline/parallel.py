@@ -41,6 +41,31 @@ def in_order(function: Callable[..., _Result], items: Iterable[tuple[Any, ...]],
             future.cancel()
 
 
+class Turns:
+    """Lets the tasks of a sequence pass one after the other, whichever thread gets there first.
+
+    A task that was started before others never waits for them: with tasks that are started in the order of their turns,
+    as :func:`in_order` does, every turn comes.
+    """
+
+    def __init__(self) -> None:
+        self._next, self._changed = 0, threading.Condition()
+        self._passed: set[int] = set()
+
+    def wait(self, turn: int) -> None:
+        """Returns when all turns before this one have passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next >= turn)
+
+    def passed(self, turn: int) -> None:
+        """Lets the next one pass; a turn may be given up before it came, and more than once."""
+        with self._changed:
+            self._passed.add(turn)
+            while self._next in self._passed:
+                self._next += 1
+            self._changed.notify_all()
+
+
 class Clock:
     """Time spent, and other things counted, by name, over all threads.
 

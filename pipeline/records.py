@@ -34,6 +34,11 @@ INDEX_SCHEMA = pa.schema(
         ("image_length", pa.int64()),
     ]
 )
+SCORES_SCHEMA = pa.schema(
+    [(name, pa.float32()) for name in ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")]
+    + [("fingerprint", pa.uint64())]
+)  # of transforms.quality.Scores, in datasets whose patches are scored
+NOTHING = pa.schema([])
 _KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 _HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
 _MAX_PAYLOAD = 1 << 31
@@ -50,6 +55,7 @@ class Row(NamedTuple):
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
         rasters: offset and length in the Example of the patches of the further rasters, by their names.
+        extra: values of the columns that only some datasets have.
     """
 
     order: int
@@ -61,6 +67,7 @@ class Row(NamedTuple):
     image_length: int
     spooled: int = 0
     rasters: tuple[tuple[int, int], ...] = ()
+    extra: tuple = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -103,16 +110,19 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def index_schema(columns: Mapping[str, str] | None, rasters: Iterable[str] = ()) -> pa.Schema:
-    """``INDEX_SCHEMA`` with what only some datasets have.
+def index_schema(
+    columns: Mapping[str, str] | None, extra: pa.Schema = NOTHING, rasters: Iterable[str] = ()
+) -> pa.Schema:
+    """``INDEX_SCHEMA`` with more columns.
 
     Args:
-        columns: of a manifest, name -> kind; called ``meta/<name>``.
+        columns: those of a manifest, name -> kind, called ``meta/<name>``.
+        extra: what only some datasets have, as ``SCORES_SCHEMA``.
         rasters: names of further rasters; the places of their patches are called ``raster/<name>_offset``, ``_length``.
     """
     further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
     places = [(f"{RASTER}{name}_{what}", pa.int64()) for name in sorted(rasters) for what in ("offset", "length")]
-    return pa.schema([*INDEX_SCHEMA, *further, *places])
+    return pa.schema([*INDEX_SCHEMA, *further, *places, *extra])
 
 
 def make_index(
@@ -121,6 +131,7 @@ def make_index(
     level: int,
     rows: Sequence[Row],
     columns: Mapping[str, str] | None = None,
+    extra: pa.Schema = NOTHING,
     rasters: Iterable[str] = (),
 ) -> bytes:
     """The index of one shard as Parquet.
@@ -131,9 +142,11 @@ def make_index(
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
         columns: the further columns of the images.
+        extra: the columns of ``Row.extra``.
         rasters: names of the further rasters.
     """
-    schema, further = index_schema(columns, rasters), functools.cache(lambda image: tuple(meta_of(image).values()))
+    schema = index_schema(columns, extra, rasters)
+    further = functools.cache(lambda image: tuple(meta_of(image).values()))
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
@@ -153,6 +166,7 @@ def make_index(
                 *place,
                 *further(image),
                 *(number for start, length in row.rasters for number in (offset + start, length)),
+                *row.extra,
             )
         )
         offset += row.length + _FOOTER + _HEADER

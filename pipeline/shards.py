@@ -21,14 +21,15 @@ import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.cutting import OpenImage, cut_window
+from pipeline.cutting import OpenImage, Turn, cut_window
 from pipeline.device import device
 from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_file, receipt_file, shard_file
-from pipeline.parallel import Clock, in_order, limit_tensorflow_threads
+from pipeline.parallel import Clock, Turns, in_order, limit_tensorflow_threads
 from pipeline.plan import grid_of, windows_of
-from pipeline.records import Row, make_index, write_records
+from pipeline.records import NOTHING, SCORES_SCHEMA, Row, make_index, write_records
 from transforms import moments
 from transforms.grid import Cells
+from transforms.quality import Duplicates
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ class _Write(beam.DoFn):
             counts = {
                 "shards_written": 1,
                 "patches_written": result.records,
-                "patches_filtered": 0,
+                "patches_filtered": sum(result.filtered.values()),
                 "patches_rejected": sum(rejected.patches for rejected in result.rejected),
                 "bytes_written": result.bytes,
                 **counters,
@@ -109,8 +110,10 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
         with clock("write"):
             with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
                 size, checksum = write_records(file, spool, content.rows)
-            level, columns, rasters = config.input.level, config.input.columns, config.input.rasters
-            index = make_index(plan.split, shard_file(plan.name), level, content.rows, columns, rasters)
+            given, extra = config.input, SCORES_SCHEMA if config.quality else NOTHING
+            index = make_index(
+                plan.split, shard_file(plan.name), given.level, content.rows, given.columns, extra, given.rasters
+            )
             storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
     result = ShardResult(
         plan=plan.digest(config.content_digest()),
@@ -122,6 +125,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
         index_sha256=hashlib.sha256(index).hexdigest(),
         images=_count_images(plan, config, content),
         labels=dict(sorted(collections.Counter(row.image.label for row in content.rows).items())),
+        filtered=dict(sorted(sum(content.filtered.values(), collections.Counter()).items())),
         rejected=tuple(sorted(content.rejected)),
         moments=moments.to_json(content.moments),
     )
@@ -133,6 +137,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
 class _Content(NamedTuple):
     rows: list[Row]
     rejected: list[Rejected]
+    filtered: dict[str, collections.Counter[str]]  # image id -> score -> patches
     moments: moments.Moments
 
 
@@ -140,33 +145,48 @@ def _cut(plan: ShardPlan, config: Config, threads: int, clock: Clock, spool) -> 
     """Cuts all windows; the records go to the spool as they come, and are put in order by their rows."""
     rows: list[Row] = []
     rejected: list[Rejected] = []
+    filtered: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     pixels = moments.empty(config.input.channels, config.input.dtype)
 
-    def work(image: OpenImage, cells: Cells):
+    def work(image: OpenImage, cells: Cells, turn: Turn | None):
         try:
-            return cut_window(image, cells, config, clock)
+            return image.info.image_id, cut_window(image, cells, config, clock, turn)
         finally:
             image.window_done()
+            if turn:
+                turn.done()
 
-    for patches in in_order(work, _windows(plan, config, clock), threads):
+    for image_id, patches in in_order(work, _windows(plan, config, clock), threads):
         for row, payload in zip(patches.rows, patches.payloads):
             rows.append(row._replace(spooled=spool.tell()))
             spool.write(payload)
         rejected += patches.rejected
+        filtered[image_id] += patches.filtered
         if patches.moments:
             pixels = moments.merge(pixels, patches.moments)
-    return _Content(sorted(rows), rejected, pixels)
+    return _Content(sorted(rows), rejected, filtered, pixels)
 
 
-def _windows(plan: ShardPlan, config: Config, clock: Clock) -> Iterator[tuple[OpenImage, Cells]]:
+def _windows(plan: ShardPlan, config: Config, clock: Clock) -> Iterator[tuple[OpenImage, Cells, Turn | None]]:
     for info, regions in itertools.groupby(plan.regions, key=lambda region: region.image):
-        windows = [cells for region in regions for cells in windows_of(region, config)]
-        image = OpenImage(info, config, len(windows), clock)
-        yield from ((image, cells) for cells in windows)
+        windows = [list(zip(windows_of(region, config), _turns(config))) for region in regions]
+        image = OpenImage(info, config, sum(len(one) for one in windows), clock)
+        yield from ((image, cells, turn) for one in windows for cells, turn in one)
 
 
-def _count_images(plan: ShardPlan, config: Config, content: _Content) -> dict[str, tuple[int, int, int]]:
-    """image id -> patches planned, written, rejected in this shard."""
+def _turns(config: Config) -> Iterator[Turn | None]:
+    """The turns of the windows of a region, whose patches are compared with each other and with no others.
+
+    Which other regions of the image are in this shard depends on the number of shards.
+    """
+    if not config.quality or config.quality.duplicates is None:
+        return itertools.repeat(None)
+    turns, seen = Turns(), Duplicates(config.quality.duplicates)
+    return (Turn(turns, number, seen) for number in itertools.count())
+
+
+def _count_images(plan: ShardPlan, config: Config, content: _Content) -> dict[str, tuple[int, int, int, int]]:
+    """image id -> patches planned, written, filtered, rejected in this shard."""
     planned: collections.Counter[str] = collections.Counter()
     for region in plan.regions:
         planned[region.image.image_id] += grid_of(region.image, config).cells(region.area).count
@@ -174,4 +194,5 @@ def _count_images(plan: ShardPlan, config: Config, content: _Content) -> dict[st
     lost: collections.Counter[str] = collections.Counter()
     for row in content.rejected:
         lost[row.image_id] += row.patches
-    return {image_id: (count, written[image_id], lost[image_id]) for image_id, count in sorted(planned.items())}
+    filtered = {image_id: sum(counts.values()) for image_id, counts in content.filtered.items()}
+    return {i: (count, written[i], filtered.get(i, 0), lost[i]) for i, count in sorted(planned.items())}

@@ -44,7 +44,7 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     assert config.model_dump() == {
         "input": {
             "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
-            "dtype": "uint8", "rasters": {}, "label": None, "group": "image",
+            "dtype": "uint8", "range": None, "rasters": {}, "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -53,6 +53,7 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
             "size": (256, 256), "stride": None, "dilation": (1, 1), "origin": (0, 0), "edge": ("pad", "pad"),
             "pad_mode": ("reflect", "reflect"), "pad_value": 0,
         },
+        "quality": None,
         "splits": {"train": 1.0},
         "seed": 0,
         "max_rejected": 0.01,
@@ -78,6 +79,7 @@ input:
   level: 2
   channels: 4
   dtype: uint16
+  range: [0, 4095]
   rasters:
     truth: {channels: 3, pad_value: 255}
     later: {file: {match: '_1', replace: '_2'}, level: 1, channels: 4, dtype: uint16}
@@ -88,6 +90,8 @@ patch:
    pad_value: 65535}
 output: {path: o, encoding: raw, quality: 50, shard_size: 64MB, order: sequential}
 splits: {train: 0.7, val: 0.2, test_1: 0.1}
+quality:
+  {keep: {sharpness: {min: 20}, nodata: {max: 0.5, min: 0}}, duplicates: 5, tissue_threshold: 12, nodata: 0}
 seed: -5
 max_rejected: 1
 workers: {device: gpu, processes_per_gpu: 3, windows_per_gpu: 4, accelerator: 'type:nvidia-l4', min_ram: 8GiB}
@@ -99,7 +103,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "input": {
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
-            "root": "/data", "level": 2, "channels": 4, "dtype": "uint16",
+            "root": "/data", "level": 2, "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "rasters": {
                 "truth": {"file": "mask", "level": 0, "channels": 3, "dtype": "uint8", "pad_value": 255},
                 "later": {
@@ -114,6 +118,10 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
             "pad_mode": ("constant", "constant"), "pad_value": 65535,
         },
         "output": {"path": "o", "encoding": "raw", "quality": 50, "shard_size": 64_000_000, "order": "sequential"},
+        "quality": {
+            "keep": {"sharpness": {"min": 20, "max": None}, "nodata": {"min": 0, "max": 0.5}},
+            "duplicates": 5, "tissue_threshold": 12, "nodata": 0,
+        },
         "splits": {"train": 0.7, "val": 0.2, "test_1": 0.1},
         "seed": -5,
         "max_rejected": 1.0,
@@ -188,6 +196,17 @@ WRONG = {
         ("0.5", "0.5 is not allowed: use a whole number of pixels, or two as [rows, columns]"),
         ("[1, 2, 3]", "[1, 2, 3] is not allowed: use a whole number of pixels, or two as [rows, columns]"),
     ],
+    "input.range": [
+        ("5", "5 is not allowed: use the lowest and the highest value as [low, high]"),
+        ("[3, 3]", "[3, 3] is not allowed: use the lowest and the highest value as [low, high]"),
+        ("[a, 3]", "['a', 3] is not allowed: use the lowest and the highest value as [low, high]"),
+    ],
+    "quality.keep.sharpness": [
+        ("{}", "{} is not allowed: use min, max or both"),
+        ("{min: 3, max: 2}", "{'min': 3, 'max': 2} is not allowed: min 3 is above max 2"),
+    ],
+    "quality.duplicates": [("64", "64 is not allowed: input should be less than or equal to 63")],
+    "quality.tissue_threshold": [("255", "255 is not allowed: use otsu or a whole number 0..254")],
     "patch.pad_value": [
         ("white", "'white' is not allowed: input should be a valid number"),
     ],
@@ -212,7 +231,11 @@ WRONG = {
 
 @pytest.mark.parametrize(("key", "value", "line"), [(k, v, line) for k, rows in WRONG.items() for v, line in rows])
 def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, value, line):
-    assert error_of(tmp_path, section(**{key.replace(".", "__"): value})) == f"FILE:\n  {key}: {line}"
+    *above, last = key.split(".")[1:]
+    nested = (
+        {key.replace(".", "__"): value} if not above else {f"{key.split('.')[0]}__{above[0]}": f"{{{last}: {value}}}"}
+    )
+    assert error_of(tmp_path, section(**nested)) == f"FILE:\n  {key}: {line}"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +246,9 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
         ("patch: {x: 64}", [
             "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value"
         ]),
-        ("foo: 3", ["foo: unknown key; known are input, output, patch, splits, seed, max_rejected, workers, beam"]),
+        ("foo: 3", [
+            "foo: unknown key; known are input, output, patch, quality, splits, seed, max_rejected, workers, beam"
+        ]),
         ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
         ("max_rejected: 2", ["max_rejected: 2 is not allowed: input should be less than or equal to 1"]),
         ("patch: 5", ["patch: 5 is not allowed: input should be a valid dictionary or instance of Patch"]),
@@ -288,6 +313,13 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"patch__pad_value": 0.5}, "patch.pad_value: 0.5 is no uint8; use an integer 0..255"),
         ({"patch__pad_value": 65536, "input__dtype": "uint16"},
          "patch.pad_value: 65536 is no uint16; use an integer 0..65535"),
+        ({"quality__duplicates": 3, "input__dtype": "float32", "output__encoding": "raw"},
+         "quality: float32 has no lowest and highest value; set input.range: [low, high]"),
+        ({"quality__keep": "{tissue: {min: 0.5}}", "input__channels": 4},
+         "quality.keep.tissue: needs the colours of 3 channels, not 4"),
+        ({"input__range": "[0, 70000]", "input__dtype": "uint16"},
+         "input.range: [0.0, 70000.0] is no part of 0..65535, the values of uint16"),
+        ({"input__range": "[0, 100]"}, "input.range: of uint8 it is [0, 255]"),
         ({"patch__origin": "[0, -1]", "patch__edge": "[pad, drop]"},
          "patch.origin: -1 lies outside the image; use edge: pad there, not drop"),
         ({"patch__origin": -511, "patch__dilation": 2},
@@ -567,6 +599,7 @@ KEYS = {
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
     "input.rasters": ({"mask": {}}, True),
+    "input.range": ([0, 255], True),
     "input.label": ("folder", True),
     "input.group": ("folder", True),
     "patch.size": (128, True),
@@ -576,6 +609,7 @@ KEYS = {
     "patch.edge": ("drop", True),
     "patch.pad_mode": ("edge", True),
     "patch.pad_value": (7, True),
+    "quality": ({"keep": {"sharpness": {"min": 3}}}, True),
     "output.encoding": ("raw", True),
     "output.quality": (90, True),
     "output.shard_size": ("1MB", True),

@@ -10,6 +10,7 @@ MODULES = [
     "transforms.taps",
     "pipeline.pyramid",
     "transforms.moments",
+    "transforms.quality",
     "pipeline.config",
     "pipeline.elements",
     "pipeline.names",

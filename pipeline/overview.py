@@ -1,0 +1,69 @@
+"""A picture of an image as a whole: some of its pixels, cheaply, for what has to be known before it is cut.
+
+Of a pyramid a coarse level is taken, of an image that is decoded whole every n-th pixel, of any other one small squares
+on a regular lattice. The same image gives the same pixels on every worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from pipeline.elements import Unreadable
+from pipeline.readers import Reader, open_image
+from transforms.grid import Box
+
+_MAX_PIXELS = 1 << 20
+# A coarse level is read whole up to this size, and then thinned out.
+_MAX_LEVEL_PIXELS = 1 << 23
+_LATTICE, _SQUARE = 8, 64
+
+
+def sample_pixels(reader: Reader, uri: str, level: int) -> np.ndarray:
+    """About a million pixels at most of an open image: ``[N, C]``.
+
+    Args:
+        reader: the image at ``level``.
+        uri: where it is, to look for coarser levels.
+        level: pyramid level.
+
+    Raises:
+        Unreadable: if none of the pixels that are looked at decodes.
+    """
+    size, block = reader.layout[:2], (reader.layout.block_height, reader.layout.block_width)
+    if size == block or size[0] * size[1] <= _MAX_LEVEL_PIXELS:
+        with contextlib.suppress(Unreadable):
+            return _thinned(reader)
+    with contextlib.suppress(Unreadable):  # there is no such level, or it is broken
+        while True:
+            level += 1
+            coarse = open_image(uri, level)
+            try:
+                if coarse.layout.height * coarse.layout.width <= _MAX_LEVEL_PIXELS:
+                    return _thinned(coarse)
+            finally:
+                coarse.close()
+    return _on_a_lattice(reader)
+
+
+def _thinned(reader: Reader) -> np.ndarray:
+    height, width, channels = reader.layout[:3]
+    step = int(np.ceil(np.sqrt(height * width / _MAX_PIXELS)))
+    return reader.read(Box(0, 0, height, width))[::step, ::step].reshape(-1, channels)
+
+
+def _on_a_lattice(reader: Reader) -> np.ndarray:
+    height, width, channels = reader.layout[:3]
+    size = (min(_SQUARE, height), min(_SQUARE, width))
+    rows, cols = ((2 * np.arange(_LATTICE) + 1) * (n - s) // (2 * _LATTICE) for n, s in zip((height, width), size))
+    found, last = [], Unreadable("corrupt_data", "has no pixels")
+    for row in rows:
+        for col in cols:
+            try:
+                found.append(reader.read(Box(int(row), int(col), *size)).reshape(-1, channels))
+            except Unreadable as error:
+                last = error
+    if not found:
+        raise last
+    return np.concatenate(found)

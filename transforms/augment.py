@@ -1,0 +1,376 @@
+"""Change patches the way nature and cameras do: turned, blurred, stained, coloured and noisy, and always reproducible.
+
+What is done to a patch is a :class:`Change`, a few numbers that are drawn once, written into its record, and applied in
+a fixed order:
+
+===========  ========================================================================================================
+rotation     by an angle about the centre, bilinear; with enough pixels around the patch no border is seen
+symmetry     flips of rows and columns, then quarter turns (counter-clockwise, as ``numpy.rot90``)
+blur         Gaussian, separable, out to three deviations
+stain        a matrix on optical densities, see :mod:`transforms.stain`; RGB in uint8 only
+brightness   adds a fraction of the range of the values
+contrast     multiplies the distance from the mean of each channel
+saturation   multiplies the distance from the grey value (ITU-R BT.601); RGB only
+hue          turns the colour about the grey axis in YIQ, in degrees; RGB only
+noise        adds normal noise of a deviation in fractions of the range, to each value alone
+===========  ========================================================================================================
+
+Values are clipped to their range, and rounded, at the end. Rotation, symmetry and blur are defined for any dtype and
+number of channels, brightness, contrast and noise where a range is known.
+
+Integer images are changed exactly: coefficients are multiples of 2**-14, logarithms, exponentials and normal quantiles
+come from tables, each step ends with multiples of 2**-8, and so sums stay within the 53 bits of float64. The bytes
+depend neither on the batch and the threads nor on the instructions of the processor, and a GPU gives the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from transforms import stain
+
+_BATCH = 8
+_ONE = 1 << 14  # coefficients are multiples of its inverse
+_DENSITY_STEPS = 1 << 10  # of the table from densities to values, for each unit
+_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # NTSC, 1953
+
+
+class Ranges(NamedTuple):
+    """How far changes go; 0 and False leave one out.
+
+    Attributes:
+        flip: flips rows, columns, both or none.
+        quarter_turns: turns by 0, 90, 180 or 270 degrees; for square patches.
+        rotation: degrees, to either side.
+        blur: highest deviation in pixels.
+        stain: of HED amounts: factors up to ``1 +- stain``, shifts of up to ``+- stain`` in density.
+        brightness: fraction of the range, to either side.
+        contrast, saturation: factors up to ``1 +- this``.
+        hue: degrees, to either side.
+        noise: highest deviation as a fraction of the range.
+    """
+
+    flip: bool = False
+    quarter_turns: bool = False
+    rotation: float = 0
+    blur: float = 0
+    stain: float = 0
+    brightness: float = 0
+    contrast: float = 0
+    saturation: float = 0
+    hue: float = 0
+    noise: float = 0
+
+
+class Change(NamedTuple):
+    """What is done to one patch; the default is nothing. See the module for the order and the units."""
+
+    flip_rows: bool = False
+    flip_cols: bool = False
+    quarter_turns: int = 0
+    rotation: float = 0
+    blur: float = 0
+    stain_factors: tuple[float, float, float] = (1, 1, 1)
+    stain_shifts: tuple[float, float, float] = (0, 0, 0)
+    brightness: float = 0
+    contrast: float = 1
+    saturation: float = 1
+    hue: float = 0
+    noise: float = 0
+    noise_seed: int = 0
+
+    def done(self) -> dict:
+        """The fields that do something, for people and JSON."""
+        nothing = Change()._asdict()
+        return {name: value for name, value in self._asdict().items() if value != nothing[name]}
+
+
+def draw(ranges: Ranges, uniform: Callable[[str], float]) -> Change:
+    """A change within ``ranges``; ``uniform(name)`` is a number in 0..1 that decides about one thing.
+
+    Numbers are rounded to six decimals: the ones in the record are those that were applied.
+
+    >>> draw(Ranges(flip=True, rotation=10), lambda name: 0.75).done()
+    {'flip_rows': True, 'flip_cols': True, 'rotation': 5.0}
+    """
+    about = lambda name, middle, width: round(middle + (2 * uniform(name) - 1) * width, 6) if width else middle
+    return Change(
+        flip_rows=ranges.flip and uniform("flip_rows") >= 0.5,
+        flip_cols=ranges.flip and uniform("flip_cols") >= 0.5,
+        quarter_turns=int(4 * uniform("quarter_turns")) if ranges.quarter_turns else 0,
+        rotation=about("rotation", 0, ranges.rotation),
+        blur=round(uniform("blur") * ranges.blur, 6),
+        stain_factors=tuple(about(f"stain_factor_{name}", 1, ranges.stain) for name in "hed"),
+        stain_shifts=tuple(about(f"stain_shift_{name}", 0, ranges.stain) for name in "hed"),
+        brightness=about("brightness", 0, ranges.brightness),
+        contrast=about("contrast", 1, ranges.contrast),
+        saturation=about("saturation", 1, ranges.saturation),
+        hue=about("hue", 0, ranges.hue),
+        noise=round(uniform("noise") * ranges.noise, 6),
+        noise_seed=int(uniform("noise_seed") * 2**31) if ranges.noise else 0,
+    )
+
+
+def margin(ranges: Ranges, size: tuple[int, int]) -> int:
+    """Pixels around a patch of ``size`` that its changes need on every side, so that no border is seen.
+
+    >>> margin(Ranges(flip=True), (256, 256)), margin(Ranges(rotation=10, blur=1), (256, 256))
+    (0, 25)
+    """
+    radius, around = _radius(ranges.blur), 0
+    if ranges.rotation:
+        # The extent of a turned rectangle is largest at the angle of its diagonal, or at the largest one before.
+        for length, other in (size, size[::-1]):
+            angle = min(math.radians(ranges.rotation), math.atan2(other + 2 * radius, length + 2 * radius))
+            turned = (length + 2 * radius) * math.cos(angle) + (other + 2 * radius) * math.sin(angle)
+            around = max(around, math.ceil((turned - length) / 2) + 1)
+    return max(around, radius)
+
+
+def _radius(deviation: float) -> int:
+    return math.ceil(3 * deviation)
+
+
+class Augmenter:
+    """Applies changes to patches of one size, dtype and number of channels; its compiled stages have one trace each.
+
+    Args:
+        ranges: that the changes keep to; what is left out there is left out of the compiled function.
+        size: rows and columns of the patches that come out.
+        channels, dtype: of the patches.
+        value_range: lowest and highest value.
+        normalize: whether :meth:`__call__` is given a stain matrix, too.
+    """
+
+    def __init__(
+        self,
+        ranges: Ranges,
+        size: tuple[int, int],
+        channels: int,
+        dtype: str,
+        value_range: tuple[float, float],
+        normalize: bool = False,
+    ):
+        self.ranges, self.margin = ranges, margin(ranges, size)
+        self._size, self._range, self._dtype = size, value_range, tf.dtypes.as_dtype(dtype)
+        self._stains = bool(ranges.stain) or normalize
+        self._radius = _radius(ranges.blur)
+        # Fused a stage takes a tenth of the time, and exact arithmetic makes the result the same; all stages in one
+        # function take longer than one by one, since XLA computes again what another stage needs twice.
+        settled = _settled if self._dtype.is_integer else lambda values: values
+        compiled = lambda stage: tf.function(lambda *given: settled(stage(*given)), jit_compile=True)
+        toned = functools.partial(_toned, settled=settled)
+        self.stages = {
+            "geometry": compiled(self._turned),
+            "blur": compiled(functools.partial(_blurred, size=size)) if self._radius else None,
+            "stain": compiled(_stained) if self._stains else None,
+            "tone": compiled(toned) if ranges.brightness or ranges.contrast else None,
+            "colour": compiled(_mixed) if ranges.saturation or ranges.hue else None,
+            "noise": compiled(_noisy) if ranges.noise else None,
+            "result": tf.function(self._result, jit_compile=True),
+        }
+
+    def __call__(self, patches: np.ndarray, changes: Sequence[Change], matrix: np.ndarray | None = None) -> np.ndarray:
+        """``patches [N, H + 2 margin, W + 2 margin, C]`` -> ``[N, H, W, C]``, each changed by its change.
+
+        Args:
+            patches: with ``margin`` pixels around them.
+            changes: N of them.
+            matrix: ``[3, 4]`` on densities, applied before that of the changes, see :func:`transforms.stain.macenko`.
+        """
+        parts = []
+        for first in range(0, len(changes), _BATCH):
+            some = list(changes[first : first + _BATCH])
+            count, missing = len(some), _BATCH - len(some)
+            part: Any = patches[first : first + _BATCH]
+            if missing:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+                some += [Change()] * missing
+            for name, coefficients in self._coefficients(some, matrix).items():
+                if stage := self.stages[name]:
+                    part = stage(part, *coefficients)
+            parts.append(part.numpy()[:count])
+        return np.concatenate(parts)
+
+    def turn(self, masks: np.ndarray, changes: Sequence[Change]) -> np.ndarray:
+        """The rotation and symmetry of the changes alone, by the nearest pixel: for masks and other labels.
+
+        ``masks [N, H + 2 margin, W + 2 margin, C]`` of any dtype -> ``[N, H, W, C]``; no value is made up.
+        """
+        turned = []
+        for mask, change in zip(masks, changes):
+            row, col = _positions(_geometry(change)[None], self._size, mask.shape[:2], np)
+            half = 1 << 14
+            turned.append(mask[(row[0] + half) >> 15, (col[0] + half) >> 15])
+        return np.stack(turned)
+
+    def _coefficients(self, changes: Sequence[Change], matrix: np.ndarray | None) -> dict[str, tuple[np.ndarray, ...]]:
+        """What each stage needs for a batch, in the order of the stages."""
+        low, high = self._range
+        stains = [stain.hed_jitter(c.stain_factors, c.stain_shifts) for c in changes]
+        if matrix is not None:
+            stains = [stain.compose(matrix, one) for one in stains]
+        noise = _exact(np.array([c.noise * (high - low) for c in changes]))
+        return {
+            "geometry": (np.stack([_geometry(c) for c in changes]),),
+            "blur": (np.stack([_kernel(c.blur, self._radius) for c in changes]),),
+            "stain": (_exact(np.stack(stains)),),
+            "tone": (_exact(np.array([[c.contrast, c.brightness * (high - low)] for c in changes])),),
+            "colour": (np.stack([_colour(c.saturation, c.hue) for c in changes]),),
+            "noise": (noise, np.array([c.noise_seed for c in changes], np.int64)),
+            "result": (),
+        }
+
+    def _result(self, values):
+        low, high = self._range
+        if self._dtype.is_integer:
+            values = tf.round(tf.clip_by_value(values, low, high))
+        elif any(self.stages[name] for name in ("tone", "colour", "noise")):
+            values = tf.where(tf.math.is_nan(values), values, tf.clip_by_value(values, low, high))
+        return tf.cast(values, self._dtype)
+
+    def _turned(self, patches, geometry):
+        """``[B, H + 2 radius, W + 2 radius, C]`` float64."""
+        size = (self._size[0] + 2 * self._radius, self._size[1] + 2 * self._radius)
+        shape = patches.shape[1:3]
+        row, col = _positions(geometry, size, shape, tf)
+        flat = tf.reshape(patches, [_BATCH, shape[0] * shape[1], patches.shape[-1]])
+
+        def at(down, across):
+            rows = tf.clip_by_value(tf.bitwise.right_shift(row, 15) + down, 0, shape[0] - 1)
+            cols = tf.clip_by_value(tf.bitwise.right_shift(col, 15) + across, 0, shape[1] - 1)
+            return tf.cast(tf.gather(flat, rows * shape[1] + cols, batch_dims=1), tf.float64)
+
+        if not self.ranges.rotation:
+            return at(0, 0)
+        # Eight bits of the position between two pixels, of each axis.
+        down, across = (
+            tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(p, 7), 255), tf.float64)[..., None] / 256
+            for p in (row, col)
+        )
+        above = at(0, 0) * (1 - across) + at(0, 1) * across
+        below = at(1, 0) * (1 - across) + at(1, 1) * across
+        return above * (1 - down) + below * down
+
+
+def _exact(values: np.ndarray) -> np.ndarray:
+    """Rounded to multiples of 2**-14."""
+    return np.rint(np.asarray(values, np.float64) * _ONE) / _ONE
+
+
+def _settled(values: tf.Tensor) -> tf.Tensor:
+    return tf.round(values * 256) / 256
+
+
+def _geometry(change: Change) -> np.ndarray:
+    """``[2, 2]`` int32, in 2**-14: from the position of a pixel that comes out to that of the one it comes from."""
+    angle = math.radians(change.rotation)
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    flip = np.diag([-1 if change.flip_rows else 1, -1 if change.flip_cols else 1])
+    quarter = np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), change.quarter_turns % 4)
+    return np.rint(rotation @ flip @ quarter * _ONE).astype(np.int32)
+
+
+def _positions(geometry, size, shape, library):
+    """Row and column that each pixel comes from, ``[B, *size]`` int32 in 2**-15 pixels; of NumPy or TensorFlow.
+
+    Positions are measured from the centres of both, in half pixels, so that they are whole numbers.
+    """
+    rows = library.range(size[0], dtype="int32") if library is tf else np.arange(size[0], dtype=np.int32)
+    cols = library.range(size[1], dtype="int32") if library is tf else np.arange(size[1], dtype=np.int32)
+    down, across = 2 * rows - (size[0] - 1), 2 * cols - (size[1] - 1)
+    entry = lambda i, j: geometry[:, i, j, None, None]
+    return tuple(
+        entry(axis, 0) * down[None, :, None] + entry(axis, 1) * across[None, None, :] + (shape[axis] - 1) * _ONE
+        for axis in (0, 1)
+    )
+
+
+def _kernel(deviation: float, radius: int) -> np.ndarray:
+    """``[2 radius + 1]``: a Gaussian in multiples of 2**-14 that adds up to 1."""
+    places = np.arange(-radius, radius + 1)
+    weights = np.exp(-np.square(places / max(deviation, 1e-3)) / 2)
+    kernel = np.rint(weights / weights.sum() * _ONE)
+    kernel[radius] += _ONE - kernel.sum()
+    return kernel / _ONE
+
+
+def _blurred(values: tf.Tensor, kernels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    taps = range(kernels.shape[1])
+    weight = lambda tap: kernels[:, tap, None, None, None]
+    values = tf.add_n([weight(tap) * values[:, tap : tap + size[0]] for tap in taps])
+    return tf.add_n([weight(tap) * values[:, :, tap : tap + size[1]] for tap in taps])
+
+
+@functools.cache
+def _density_tables() -> tuple[np.ndarray, np.ndarray]:
+    """Density of each value, in multiples of 2**-14, and the value of each density, in multiples of 2**-10."""
+    densities = np.arange(6 * _DENSITY_STEPS) / _DENSITY_STEPS
+    return _exact(stain.density(np.arange(256, dtype=np.uint8))), np.rint(256 * np.exp(-densities) - 1).clip(0)
+
+
+def _stained(values: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
+    to_density, to_value = (tf.constant(table) for table in _density_tables())
+    densities = tf.gather(to_density, tf.cast(tf.round(tf.clip_by_value(values, 0, 255)), tf.int32))
+    changed = _mixed(densities, matrices[:, :, :3]) + matrices[:, None, None, :, 3]
+    step = tf.cast(tf.round(changed * _DENSITY_STEPS), tf.int32)
+    return tf.gather(to_value, tf.clip_by_value(step, 0, len(_density_tables()[1]) - 1))
+
+
+def _toned(values: tf.Tensor, tones: tf.Tensor, settled: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    factor, shift = (tones[:, i, None, None, None] for i in range(2))
+    mean = settled(_mean(values))
+    return (values - mean) * factor + mean + shift
+
+
+def _mixed(values: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
+    """``matrices [B, 3, 3]`` times each pixel of ``values [B, H, W, 3]``."""
+    row = lambda i: tf.add_n([values[..., j] * matrices[:, i, j, None, None] for j in range(3)])
+    return tf.stack([row(i) for i in range(3)], axis=-1)
+
+
+def _colour(saturation: float, hue: float) -> np.ndarray:
+    """``[3, 3]``: turns and stretches the colour of a pixel about its grey value, which stays."""
+    angle = math.radians(hue)
+    turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
+    stretch = np.diag([1, saturation, saturation])
+    return _exact(np.linalg.inv(_TO_YIQ) @ turn @ stretch @ _TO_YIQ)
+
+
+def _mean(values: tf.Tensor) -> tf.Tensor:
+    """``[B, 1, 1, C]``: mean of each channel, NaN and infinities left out."""
+    finite = tf.math.is_finite(values)
+    total = tf.reduce_sum(tf.where(finite, values, 0), axis=[1, 2], keepdims=True)
+    return total / tf.maximum(tf.reduce_sum(tf.cast(finite, tf.float64), axis=[1, 2], keepdims=True), 1)
+
+
+@functools.cache
+def _quantiles() -> np.ndarray:
+    """``[65536]``: normal quantiles in multiples of 2**-14, at the middles of 65,536 equal parts of probability."""
+    normal = statistics.NormalDist()
+    return _exact(np.array([normal.inv_cdf((2 * i + 1) / 131072) for i in range(65536)]))
+
+
+def _noisy(values: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    return values + deviations[:, None, None, None] * _normal(seeds, values.shape)
+
+
+def _normal(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """Normal numbers ``shape [B, H, W, C]``, each a hash of its seed and its place (the finaliser of MurmurHash3)."""
+    count = shape[1] * shape[2] * shape[3]
+    mixed = tf.cast(tf.range(count, dtype=tf.int64)[None] * 0x9E3779B9 + seeds[:, None] * 0x85EBCA77, tf.uint32)
+    shift = tf.bitwise.right_shift
+    for bits, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        mixed = tf.bitwise.bitwise_xor(mixed, shift(mixed, tf.constant(bits, tf.uint32))) * tf.constant(
+            factor, tf.uint32
+        )
+    return tf.reshape(
+        tf.gather(tf.constant(_quantiles()), tf.cast(shift(mixed, tf.constant(16, tf.uint32)), tf.int32)), shape
+    )
