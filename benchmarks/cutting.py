@@ -1,7 +1,8 @@
 """Speed of cutting and stitching on one core, and on a GPU where there is one: python benchmarks/cutting.py
 
-Gigabytes of pixels of the patches (of stitching: of the image) per second, best of seven, against a plain copy of the same
-bytes, which is the bandwidth of the memory. With a GPU every result is also compared with that of the CPU, to the bit.
+Gigabytes of pixels of the patches (of stitching: of the image) per second, best of seven, against a plain copy of the
+same bytes, which is the bandwidth of the memory. With a GPU every result is also compared with that of the CPU, to the
+bit.
 """
 
 from __future__ import annotations
