@@ -1,7 +1,8 @@
 """What other ways to cut make of ten awkward images: python benchmarks/peers.py
 
 Prints a table: number of patches, share of the pixels that are in one, and what the way back gives: the image (yes),
-its values as another dtype, something else (no), or none where there is none. patchify and empatches want an older NumPy:
+its values as another dtype, something else (no), or none where there is none. patchify and empatches
+want an older NumPy:
 
     python -m venv peers && peers/bin/pip install "patchify==0.2.3" "empatches==0.2.3" "numpy<2"
     peers/bin/python benchmarks/peers.py patchify empatches

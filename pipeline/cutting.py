@@ -191,7 +191,7 @@ def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
 def _score(cut: _Cut, image: OpenImage, config: Config, clock: Clock) -> _Cut:
     if not (wanted := config.quality):
         return cut
-    with clock("score"):
+    with device(config.workers).slot(), clock("score"):
         patches = _inner(cut.patches, config)
         scores = quality.score(patches, config.value_range, wanted.nodata, image.tissue_threshold())
     verdicts: list[str | None] = [None] * len(cut.starts)

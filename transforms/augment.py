@@ -35,6 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from transforms import stain
+from transforms.compiled import Compiled
 
 _BATCH = 8
 _ONE = 1 << 14  # coefficients are multiples of its inverse
@@ -165,7 +166,7 @@ class Augmenter:
         # Fused a stage takes a tenth of the time, and exact arithmetic makes the result the same; all stages in one
         # function take longer than one by one, since XLA computes again what another stage needs twice.
         settled = _settled if self._dtype.is_integer else lambda values: values
-        compiled = lambda stage: tf.function(lambda *given: settled(stage(*given)), jit_compile=True)
+        compiled = lambda stage: Compiled(lambda *given: settled(stage(*given)))
         toned = functools.partial(_toned, settled=settled)
         self.stages = {
             "geometry": compiled(self._turned),
@@ -174,7 +175,7 @@ class Augmenter:
             "tone": compiled(toned) if ranges.brightness or ranges.contrast else None,
             "colour": compiled(_mixed) if ranges.saturation or ranges.hue else None,
             "noise": compiled(_noisy) if ranges.noise else None,
-            "result": tf.function(self._result, jit_compile=True),
+            "result": Compiled(self._result),
         }
 
     def __call__(self, patches: np.ndarray, changes: Sequence[Change], matrix: np.ndarray | None = None) -> np.ndarray:

@@ -89,10 +89,24 @@ def make_cutter(
     patch = tf.TensorSpec([*size, channels], kind)
     signature = [tf.TensorSpec([None, None, channels], kind)] + 4 * [tf.TensorSpec([None], tf.int32)]
 
-    def fill(window, index, axis):
+    def pick(window, index, axis):
         filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
         inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
         return tf.where(inside, filled, tf.constant(np.asarray(pad_value, dtype)))
+
+    def fill(window, index, axis):
+        """The first run of neighbours, all of the window but for tiny images, as one copy; the rest one by one."""
+        follows = (index[1:] == index[:-1] + 1) & (index[:-1] >= 0)
+        first = tf.argmax(follows, output_type=tf.int32)
+        length = tf.reduce_sum(tf.math.cumprod(tf.cast(follows[first:], tf.int32))) + 1
+        length = tf.where(tf.reduce_any(follows), length, 0)
+        start, shape = tf.where(length > 0, index[first], 0), tf.shape(window)
+        if axis == 0:
+            core = tf.slice(window, [start, 0, 0], [length, shape[1], channels])
+        else:
+            core = tf.slice(window, [0, start, 0], [shape[0], length, channels])
+        before, after = index[:first], index[first + length :]
+        return tf.concat([pick(window, before, axis), core, pick(window, after, axis)], axis)
 
     def side_by_side(window, rows, cols):
         """One copy, where the general way takes two."""
@@ -116,7 +130,7 @@ def make_cutter(
 
         @tf.function(jit_compile=True)
         def cut_window(window, row_fill, col_fill, rows, cols):
-            return anywhere(fill(fill(window, row_fill, 0), col_fill, 1), rows, cols)
+            return anywhere(pick(pick(window, row_fill, 0), col_fill, 1), rows, cols)
 
     else:
 

@@ -60,9 +60,10 @@ def make_taps(target: np.ndarray, source: np.ndarray, weight: np.ndarray, count:
 def weigh(pixels: np.ndarray | tf.Tensor, rows: Taps, cols: Taps) -> tf.Tensor:
     """The weighted sums ``[N, M, C]`` of ``pixels [H, W, C]``, in their dtype.
 
-    Sums are made in float64, the rows' before the columns' and the taps in their order, so that a pixel of the result
-    does not depend on what is computed beside it. Integers are rounded, halves to the even neighbour. Where every pixel
-    has one tap, values are copied and nothing is computed; a pixel without taps is 0.
+    Sums are made in float32 for integers of 8 and 16 bits and in float64 for all else, so that the mean of equal values
+    is that value; the rows' before the columns' and the taps in their order, so that a pixel of the result does not
+    depend on what is computed beside it. Integers are rounded, halves to the even neighbour. Where every pixel has one
+    tap, values are copied and nothing is computed; a pixel without taps is 0.
     """
     return _traced(tf.as_dtype(pixels.dtype))(pixels, *rows, *cols)
 
@@ -71,12 +72,14 @@ def weigh(pixels: np.ndarray | tf.Tensor, rows: Taps, cols: Taps) -> tf.Tensor:
 def _traced(dtype: tf.DType) -> tf.types.experimental.PolymorphicFunction:
     """One trace for all sizes and numbers of taps."""
     index, weight = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)
+    exact = tf.float32 if dtype.is_integer and dtype.size <= 2 else tf.float64
+    # Weight 0 gives 0, whatever stands there: a NaN belongs to the pixels whose tap it is.
+    times = tf.multiply if dtype.is_integer else tf.math.multiply_no_nan
 
     def along(pixels, index, weight, axis):
-        shape = [-1, 1, 1] if axis == 0 else [1, -1, 1]
-        tap = lambda k: tf.cast(tf.gather(pixels, index[:, k], axis=axis), tf.float64)
-        # Weight 0 gives 0, whatever stands there: a NaN belongs to the pixels whose tap it is.
-        term = lambda k: tf.math.multiply_no_nan(tap(k), tf.reshape(weight[:, k], shape))
+        shape, weight = [-1, 1, 1] if axis == 0 else [1, -1, 1], tf.cast(weight, exact)
+        tap = lambda k: tf.cast(tf.gather(pixels, index[:, k], axis=axis), exact)
+        term = lambda k: times(tap(k), tf.reshape(weight[:, k], shape))
         more = lambda k, total: (k + 1, total + term(k))
         shapes = (tf.TensorShape([]), tf.TensorShape([None, None, None]))
         return tf.while_loop(lambda k, _: k < tf.shape(index)[1], more, (1, term(0)), shapes)[1]
