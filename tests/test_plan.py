@@ -315,3 +315,14 @@ def test_the_digest_of_a_plan_changes_with_everything_but_the_place_of_the_image
     ]  # fmt: skip
     digests = {digest(plan), plan.digest("other content"), *map(digest, others)}
     assert len(digests) == 2 + len(others)
+
+
+def test_one_huge_image_is_spread_evenly_over_the_shards(make_config):
+    config = make_config(patch={"size": 256})
+    image = make_image(200_000, 200_000)
+    counts = collections.Counter()
+    for region in regions_of(image, config):
+        counts[shard_of(region, 256, config)] += grid_of(image, config).cells(region.area).count
+    assert sum(counts.values()) == grid_of(image, config).count == 782**2
+    assert len(counts) == 256
+    assert max(counts.values()) < 1.2 * sum(counts.values()) / 256
