@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Rejected, ShardResult, digest
-from pipeline.plan import grid_of
+from pipeline.plan import patches_of
 
 _IMAGES_PER_PART = 50_000
 
@@ -79,9 +79,9 @@ class RecordImages(beam.PTransform):
 
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
-    grid = grid_of(info, config)
+    planned = patches_of(info, config) * config.records_per_patch(info.split)
     names = ("image_id", "split", "label", "group", "height", "width")
-    return {name: getattr(info, name) for name in names} | {"planned": grid.count}
+    return {name: getattr(info, name) for name in names} | {"planned": planned}
 
 
 def _rejected_row(rejected: Rejected) -> dict:

@@ -293,6 +293,41 @@ class Quality(_Section):
     nodata: Number | None = None
 
 
+class Crops(_Section):
+    """Random crops in place of a grid."""
+
+    per_image: Annotated[Integer, Field(ge=1)] | None = None
+    per_megapixel: Annotated[Number, Field(gt=0)] | None = None
+    tries: Annotated[Integer, Field(ge=1, le=1000)] = 1
+
+    @model_validator(mode="after")
+    def _has_one_number(self) -> Crops:
+        if (self.per_image is None) == (self.per_megapixel is None):
+            raise ValueError("use one of per_image and per_megapixel")
+        return self
+
+
+class Augment(_Section):
+    """Changed copies of the patches of the training split; the ranges are those of ``transforms.augment.Ranges``."""
+
+    copies: Annotated[Integer, Field(ge=1)] = 1
+    original: bool = True
+    flip: bool = False
+    quarter_turns: bool = False
+    rotation: Annotated[Number, Field(ge=0, le=180)] = 0
+    blur: Annotated[Number, Field(ge=0, le=20)] = 0
+    stain: Annotated[Number, Field(ge=0, lt=1)] = 0
+    brightness: Annotated[Number, Field(ge=0, le=1)] = 0
+    contrast: Annotated[Number, Field(ge=0, le=1)] = 0
+    saturation: Annotated[Number, Field(ge=0, le=1)] = 0
+    hue: Annotated[Number, Field(ge=0, le=180)] = 0
+    noise: Annotated[Number, Field(ge=0, le=1)] = 0
+
+    def ranges(self) -> dict[str, Any]:
+        """Keyword arguments of ``transforms.augment.Ranges``."""
+        return self.model_dump(exclude={"copies", "original"})
+
+
 class Patch(_Section):
     """How an image is cut; pairs are for rows and columns."""
 
@@ -303,6 +338,7 @@ class Patch(_Section):
     edge: Annotated[tuple[Edge, Edge], _names(*get_args(Edge))] = ("pad", "pad")
     pad_mode: Annotated[tuple[PadMode, PadMode], _names(*get_args(PadMode))] = ("reflect", "reflect")
     pad_value: Number = 0
+    crops: Crops | None = None
 
     @property
     def span(self) -> tuple[int, int]:
@@ -343,6 +379,7 @@ class Config(_Section):
     output: Output
     patch: Patch = Patch()
     quality: Quality | None = None
+    augment: Augment | None = None
     splits: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {"train": 1.0}
     seed: Integer = 0
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
@@ -374,25 +411,61 @@ class Config(_Section):
             raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
         if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
             raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
-        if self.quality and dtype == "float32" and not self.input.range:
-            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
-        if self.quality and "tissue" in self.quality.keep and channels != 3:
-            raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
-        limit = _LIMITS.get(dtype)
-        if self.input.range and limit and not 0 <= self.input.range[0] < self.input.range[1] <= limit:
-            raise ValueError(f"input.range: {list(self.input.range)} is no part of 0..{limit}, the values of {dtype}")
-        if self.input.range and dtype == "uint8" and self.input.range != (0, 255):
-            raise ValueError("input.range: of uint8 it is [0, 255]")
         if not _holds(dtype, self.patch.pad_value):
             raise ValueError(
                 f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{_LIMITS[dtype]}"
             )
+        self._check_range()
+        if self.quality and "tissue" in self.quality.keep and channels != 3:
+            raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
+        if self.patch.crops and self.patch.crops.tries > 1 and not (self.quality and self.quality.keep):
+            raise ValueError("patch.crops.tries: nothing is drawn again without quality.keep, which says what is good")
+        if self.augment:
+            self._check_augment(self.augment)
         for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
             if origin < 0 and edge != "pad":
                 raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
             if origin <= -span:
                 raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
         return self
+
+    def _check_range(self) -> None:
+        dtype, given = self.input.dtype, self.input.range
+        if given and dtype == "uint8" and given != (0, 255):
+            raise ValueError("input.range: of uint8 it is [0, 255]")
+        if given and not all(_holds(dtype, limit) for limit in given):
+            raise ValueError(f"input.range: {list(given)} is no part of 0..{_LIMITS[dtype]}, the values of {dtype}")
+        if self.quality and dtype == "float32" and not given:
+            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
+
+    def _check_augment(self, augment: Augment) -> None:
+        channels, dtype, size = self.input.channels, self.input.dtype, self.patch.size
+        asked = {name for name, value in augment.ranges().items() if value}
+        if not asked:
+            raise ValueError(f"augment: changes nothing; set one of {', '.join(augment.ranges())}")
+        if augment.quarter_turns and size[0] != size[1]:
+            raise ValueError(f"augment.quarter_turns: needs square patches, not {size[0]} x {size[1]}; use flip")
+        if augment.stain and (channels, dtype) != (3, "uint8"):
+            raise ValueError(f"augment.stain: is defined for 3 channels of uint8, not {channels} of {dtype}")
+        for name in ("saturation", "hue"):
+            if name in asked and channels != 3:
+                raise ValueError(f"augment.{name}: needs the colours of 3 channels, not {channels}")
+        tones = sorted(asked & {"brightness", "contrast", "saturation", "hue", "noise"})
+        if tones and dtype == "float32" and not self.input.range:
+            raise ValueError(
+                f"augment.{tones[0]}: float32 has no lowest and highest value; set input.range: [low, high]"
+            )
+
+    def records_per_patch(self, split: str) -> int:
+        """Records that are made of each patch of a split: augmented copies are for training only."""
+        if not self.augment or split != self.training_split:
+            return 1
+        return self.augment.copies + self.augment.original
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether a place in an image may have several records, which then say how they differ."""
+        return bool(self.augment or self.patch.crops)
 
     @property
     def value_range(self) -> tuple[float, float]:

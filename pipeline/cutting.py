@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import collections
 import functools
-import threading
+import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import Config, Input, Quality, Raster
+from pipeline.config import Augment, Config, Input, Raster
 from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
-from pipeline.overview import sample_pixels
+from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
-from pipeline.rasters import naming, open_raster
-from pipeline.readers import Reader, open_image
 from pipeline.records import Row
 from transforms import moments, quality
+from transforms.augment import Augmenter, Change, Ranges, draw
+from transforms.crops import crop_start
 from transforms.encoding import encode_patch
 from transforms.example import PatchRecord, to_example
-from transforms.grid import Box, Cells
+from transforms.grid import Cells, Grid
 from transforms.patches import WindowPlan, cut, make_cutter, plan_window
 
 _cutter = functools.cache(make_cutter)  # one traced function for a process, not for a shard
+_make_augmenter = functools.cache(Augmenter)
 
 
 class Patches(NamedTuple):
@@ -62,100 +63,23 @@ class Turn(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """Patches ``[N, H, W, C]``, where they start, ``[N, 2]``, and, once they are scored, their scores and verdicts.
+    """Patches of a window.
 
-    ``rasters`` are the patches of the rasters that belong to the image, by name. A verdict is None for a patch that is
-    kept, else the name of what filters it.
+    Attributes:
+        starts: ``[N, 2]``: first row and column in the image.
+        numbers: ``[N]``: of random crops in their image, else 0.
+        patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs.
+        rasters: the same of the rasters that belong to the image.
+        scores: once they are known.
+        verdicts: None for a patch that is kept, else the name of what filters it.
     """
 
     starts: np.ndarray
+    numbers: np.ndarray
     patches: np.ndarray
     rasters: dict[str, np.ndarray]
     scores: quality.Scores | None = None
     verdicts: Sequence[str | None] = ()
-
-
-class OpenImage:
-    """An image that is opened by the first of its windows and closed by the last."""
-
-    def __init__(self, info: ImageInfo, config: Config, windows: int, clock: Clock):
-        self.info, self._clock = info, clock
-        self.is_whole = info.is_whole  # where one part is bad, all of it is
-        self._config, self._left = config, windows
-        self._lock = threading.RLock()
-        self._opened: Reader | Unreadable | None = None
-        self._rasters: dict[str, Reader] = {}
-        self._tissue: int | Unreadable | None = None
-
-    def reader(self) -> Reader:
-        """The open image; one that does not open raises the same error every time."""
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open()
-        if isinstance(self._opened, Unreadable):
-            raise self._opened
-        return self._opened
-
-    def read(self, box: Box) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The pixels of the image and of the rasters that belong to it, see :class:`pipeline.readers.Reader`."""
-        pixels = self.reader().read(box)
-        return pixels, {name: self._read_raster(name, box) for name in self._rasters}
-
-    def _read_raster(self, name: str, box: Box) -> np.ndarray:
-        reader = self._rasters[name]
-        try:
-            with naming(name, self.info, self._config.input):
-                return reader.read(box)
-        except Unreadable:
-            self.is_whole |= reader.layout[:2] == (reader.layout.block_height, reader.layout.block_width)
-            raise
-
-    def _open(self) -> Reader | Unreadable:
-        wanted = self._config.input
-        try:
-            reader = open_image(self.info.uri, wanted.level)
-        except Unreadable as error:
-            return error
-        planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
-        try:
-            if reader.layout[:4] != planned:
-                raise Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
-            for name in sorted(wanted.rasters):
-                self._rasters[name] = open_raster(self.info, name, wanted, planned[:2])
-        except Unreadable as error:
-            for opened in (reader, *self._rasters.values()):
-                opened.close()
-            return error
-        return reader
-
-    def tissue_threshold(self) -> int:
-        """The saturation above which a pixel is tissue: as configured, or Otsu's for some pixels of the whole image.
-
-        Raises:
-            Unreadable: if none of those can be read; the same error every time.
-        """
-        wanted = self._config.quality.tissue_threshold if self._config.quality else 0
-        if wanted != "otsu" or self._config.input.channels != 3:
-            return 0 if wanted == "otsu" else wanted
-        with self._lock:
-            if self._tissue is None:
-                try:
-                    pixels = sample_pixels(self.reader(), self.info.uri, self._config.input.level)
-                    self._tissue = quality.otsu(quality.saturation(pixels, self._config.value_range))
-                except Unreadable as error:
-                    self._tissue = error
-        if isinstance(self._tissue, Unreadable):
-            raise self._tissue
-        return self._tissue
-
-    def window_done(self) -> None:
-        """To be called once for every window."""
-        with self._lock:
-            self._left -= 1
-            if not self._left and self._opened and not isinstance(self._opened, Unreadable):
-                for reader in (self._opened, *self._rasters.values()):
-                    self._clock.count("bytes_read", reader.file.bytes_read)
-                    reader.close()
 
 
 def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, turn: Turn | None = None) -> Patches:
@@ -170,59 +94,101 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, tur
         clock: counts the time.
         turn: when to look for duplicates among the patches that were kept before; None for never.
     """
-    cuts: list[_Cut] = []
-    rejected: list[Rejected] = []
-    for part in _cut_readable(image, cells, config, clock):
-        if isinstance(part, Rejected):
-            rejected.append(part)
-        else:
-            cuts.append(part)
-    if config.quality:
-        with clock("score"):
-            cuts = [_score(part, image.tissue_threshold(), config) for part in cuts]
-        if turn:
-            cuts = _without_duplicates(cuts, turn)
-    found = Patches([], [], None, rejected, collections.Counter())
+    parts = list((_draw_crops if config.patch.crops else _cut_cells)(image, cells, config, clock))
+    cuts = [part for part in parts if isinstance(part, _Cut)]
+    if turn:
+        cuts = _without_duplicates(cuts, turn)
+    found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
     for part in cuts:
         found = _add(found, part, image.info, config, clock)
     return found
 
 
-def _cut_readable(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
     """The patches in one piece or, where a part of their window does not decode, in several."""
-    plan = plan_window(grid_of(image.info, config), cells, config.patch.pad_mode)
+    cut = _cut_window(image, grid_of(image.info, config), cells, config, clock)
+    if isinstance(cut, Rejected) and cut.reason == "corrupt_data" and not image.is_whole and cells.count > 1:
+        for half in cells.halves():
+            yield from _cut_cells(image, half, config, clock)
+    else:
+        yield cut if isinstance(cut, Rejected) else _score(cut, image, config, clock)
+
+
+def _draw_crops(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+    """The crops of these numbers: each the first of its tries that is kept, or the last one."""
+    patch, shape = config.patch, (image.info.height, image.info.width)
+    tries = patch.crops.tries if patch.crops else 1
+    for number in range(cells.row_from, cells.row_to):
+        for attempt in range(tries):
+            random = digest(config.seed, "crop", image.info.image_id, config.input.level, number, attempt)
+            row, col = crop_start(random, shape, patch.span)
+            grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
+            cut = _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
+            if isinstance(cut, Rejected):
+                yield cut
+                break
+            scored = _score(cut._replace(numbers=np.array([number])), image, config, clock)
+            if not any(scored.verdicts) or attempt == tries - 1:
+                clock.count("crops_redrawn", attempt)
+                yield scored
+                break
+
+
+def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, clock: Clock) -> _Cut | Rejected:
+    margin = _margin(image.info, config)
+    plan = plan_window(grid, cells, config.patch.pad_mode, margin)
     try:
         with clock("read"):
-            if config.quality:
-                image.tissue_threshold()
+            image.tissue_threshold()
             window, raster_windows = image.read(plan.source)
     except Unreadable as error:
-        if error.reason == "corrupt_data" and not image.is_whole and cells.count > 1:
-            for half in cells.halves():
-                yield from _cut_readable(image, half, config, clock)
-            return
         message = error.message.replace(image.info.uri, image.info.image_id)
         where = (image.info.image_id, config.input.level, *plan.source)
-        yield Rejected("read", error.reason, message, *where, patches=cells.count)
-        return
+        records = cells.count * config.records_per_patch(image.info.split)
+        return Rejected("read", error.reason, message, *where, patches=records)
     with device(config.workers).slot(), clock("cut"):
-        patches = _cut(config.input, window, plan, config.patch.pad_value, config)
+        patches = _cut_pixels(config.input, window, plan, config.patch.pad_value, margin, config)
         rasters = {
-            name: _cut(config.input.rasters[name], pixels, plan, config.input.rasters[name].pad_value, config)
-            for name, pixels in raster_windows.items()
+            name: _cut_pixels(form, raster_windows[name], plan, form.pad_value, margin, config)
+            for name, form in config.input.rasters.items()
         }
-    yield _Cut(plan.starts, patches, rasters)
+    return _Cut(plan.starts, np.zeros(len(patches), int), patches, rasters)
 
 
-def _cut(form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, config: Config) -> np.ndarray:
+def _cut_pixels(
+    form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, margin: int, config: Config
+) -> np.ndarray:
     """The patches of a window of the image or of a raster that belongs to it: the same boxes, nothing interpolated."""
-    size, dilation = config.patch.size, config.patch.dilation
-    return cut(_cutter(size, form.channels, form.dtype, pad_value, dilation=dilation), window, plan)
+    size = (config.patch.size[0] + 2 * margin, config.patch.size[1] + 2 * margin)
+    return cut(_cutter(size, form.channels, form.dtype, pad_value, dilation=config.patch.dilation), window, plan)
 
 
-def _score(cut: _Cut, tissue_threshold: int, config: Config) -> _Cut:
-    wanted = config.quality or Quality()
-    scores = quality.score(cut.patches, config.value_range, wanted.nodata, tissue_threshold)
+def _augmented(info: ImageInfo, config: Config) -> bool:
+    return bool(config.augment) and info.split == config.training_split
+
+
+def _margin(info: ImageInfo, config: Config) -> int:
+    return _augmenter(config).margin if _augmented(info, config) else 0
+
+
+def _augmenter(config: Config) -> Augmenter:
+    ranges = Ranges(**(config.augment or Augment()).ranges())
+    return _make_augmenter(ranges, config.patch.size, config.input.channels, config.input.dtype, config.value_range)
+
+
+def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
+    """The patches without their surroundings."""
+    height, width = config.patch.size
+    row, col = (patches.shape[1] - height) // 2, (patches.shape[2] - width) // 2
+    return patches[:, row : row + height, col : col + width]
+
+
+def _score(cut: _Cut, image: OpenImage, config: Config, clock: Clock) -> _Cut:
+    if not (wanted := config.quality):
+        return cut
+    with clock("score"):
+        patches = _inner(cut.patches, config)
+        scores = quality.score(patches, config.value_range, wanted.nodata, image.tissue_threshold())
     verdicts: list[str | None] = [None] * len(cut.starts)
     for name in reversed([name for name in quality.NAMES if name in wanted.keep]):  # the first one that fails is named
         bounds = wanted.keep[name]
@@ -253,30 +219,68 @@ def _without_duplicates(cuts: list[_Cut], turn: Turn) -> list[_Cut]:
 
 def _add(found: Patches, cut: _Cut, info: ImageInfo, config: Config, clock: Clock) -> Patches:
     """With the records of the patches that are kept."""
+    records_per_patch = config.records_per_patch(info.split)
     filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
+    filtered = collections.Counter({name: count * records_per_patch for name, count in filtered.items()})
     kept = np.array([verdict is None for verdict in cut.verdicts] or [True] * len(cut.starts))
-    patches = cut.patches if kept.all() else cut.patches[kept]
-    starts, scores = cut.starts[kept].tolist(), cut.scores.take(kept) if cut.scores else None
-    columns = list(zip(*(column.tolist() for column in scores))) if scores else [()] * len(starts)
-    with clock("encode"):
-        records = [
-            _encode(info, start, patch, {name: of_all[number] for name, of_all in cut.rasters.items()}, extra, config)
-            for number, start, patch, extra in zip(np.flatnonzero(kept), starts, patches, columns)
-        ]
-    with clock("measure"):
-        measured = moments.measure(patches) if starts else None
-    both = [part for part in (found.moments, measured) if part]
-    return Patches(
-        found.rows + [row for row, _ in records],
-        found.payloads + [payload for _, payload in records],
-        functools.reduce(moments.merge, both) if both else None,
-        found.rejected,
-        found.filtered + filtered,
-    )
+    if not kept.any():
+        return found._replace(filtered=found.filtered + filtered)
+    if not kept.all():
+        scores = cut.scores.take(kept) if cut.scores else None
+        rasters = {name: pixels[kept] for name, pixels in cut.rasters.items()}
+        cut = _Cut(cut.starts[kept], cut.numbers[kept], cut.patches[kept], rasters, scores)
+    rows, payloads, measured = list(found.rows), list(found.payloads), found.moments
+    for copy, patches, rasters, changes in _copies(cut, info, config, clock):
+        with clock("encode"):
+            for place, patch in enumerate(patches):
+                number = int(cut.numbers[place]) * records_per_patch + copy
+                extra = tuple(column[place].item() for column in cut.scores) if cut.scores else ()
+                done = json.dumps(changes[place].done()) if changes else "{}"
+                beside = {name: pixels[place] for name, pixels in rasters.items()}
+                row, payload = _encode(info, cut.starts[place].tolist(), number, patch, beside, extra, done, config)
+                rows.append(row)
+                payloads.append(payload)
+        with clock("measure"):
+            more = moments.measure(patches)
+            measured = moments.merge(measured, more) if measured else more
+    return Patches(rows, payloads, measured, found.rejected, found.filtered + filtered)
+
+
+def _copies(
+    cut: _Cut, info: ImageInfo, config: Config, clock: Clock
+) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
+    """(number of the copy, patches ``[N, H, W, C]``, rasters, what was done to each); to the original nothing was."""
+    if not config.augment or not _augmented(info, config):
+        yield 0, cut.patches, cut.rasters, []
+        return
+    if config.augment.original:
+        rasters = {name: _inner(pixels, config) for name, pixels in cut.rasters.items()}
+        yield 0, np.ascontiguousarray(_inner(cut.patches, config)), rasters, []
+    augmenter = _augmenter(config)
+    for copy in range(config.augment.original, config.records_per_patch(info.split)):
+        places = zip(cut.numbers.tolist(), cut.starts.tolist())
+        identities = [(info.image_id, config.input.level, *start, number, copy) for number, start in places]
+        changes = [draw(augmenter.ranges, functools.partial(_uniform, config.seed, i)) for i in identities]
+        with device(config.workers).slot(), clock("augment"):
+            patches = augmenter(cut.patches, changes)
+            rasters = {name: augmenter.turn(pixels, changes) for name, pixels in cut.rasters.items()}
+        yield copy, patches, rasters, changes
+
+
+def _uniform(seed: int, identity: tuple, name: str) -> float:
+    """A number 0..1 that decides one thing about one copy of a patch."""
+    return digest(seed, "augment", *identity, name) / 2**64
 
 
 def _encode(
-    info: ImageInfo, start: list[int], patch: np.ndarray, rasters: dict[str, np.ndarray], extra: tuple, config: Config
+    info: ImageInfo,
+    start: list[int],
+    copy: int,
+    patch: np.ndarray,
+    rasters: dict[str, np.ndarray],
+    extra: tuple,
+    done: str,
+    config: Config,
 ) -> tuple[Row, bytes]:
     level, (row, col) = config.input.level, start
     beside = {name: encode_patch(pixels, config.input.rasters[name].encoding) for name, pixels in rasters.items()}
@@ -293,10 +297,14 @@ def _encode(
             label=info.label,
             group=info.group,
             meta=tuple(meta_of(info).items()),
-            rasters=tuple(beside.items()),
+            rasters=tuple(sorted(beside.items())),
+            copy=copy,
+            augmentation=done if config.has_copies else None,
         )
     )
-    shuffled = config.output.order == "shuffled"
-    order = digest(config.seed, "order", info.image_id, level, row, col) if shuffled else 0
-    places = tuple((payload.rindex(encoded), len(encoded)) for encoded in beside.values())
-    return Row(order, info, row, col, len(payload), payload.index(data), len(data), 0, places, extra), payload
+    identity = (info.image_id, level, row, col, copy) if copy else (info.image_id, level, row, col)
+    order = digest(config.seed, "order", *identity) if config.output.order == "shuffled" else 0
+    places = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in sorted(beside.items()))
+    extra = (*extra, copy, done) if config.has_copies else extra
+    image = (payload.index(data), len(data))
+    return Row(order, info, row, col, copy, len(payload), *image, rasters=places, extra=extra), payload

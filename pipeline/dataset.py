@@ -102,6 +102,7 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     Returns:
         Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
         ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
+        With augmented copies or random crops also ``copy`` (int64) and ``augmentation`` (a string of JSON).
         With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string).
 
     Raises:
@@ -119,12 +120,15 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "dtype", "key", "image_id", "label", "group")
     }
     numbers = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("level", "row", "col")}
-    features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
 
     kinds = {"integer": tf.int64, "number": tf.float32, "text": tf.string}
     columns = config["input"].get("columns") or {}
+    if config.get("augment") or config["patch"].get("crops"):
+        text["augmentation"] = tf.io.FixedLenFeature([], tf.string)
+        numbers["copy"] = tf.io.FixedLenFeature([], tf.int64)
     further = {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
 
+    features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
     size, decoders = config["patch"]["size"], {}
     for name, raster in found.rasters.items():
         further[RASTER + name] = tf.io.FixedLenFeature([], tf.string)

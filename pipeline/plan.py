@@ -18,6 +18,7 @@ import numpy as np
 from pipeline import storage
 from pipeline.config import Config, Input, Raster
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
+from transforms.crops import crop_count
 from transforms.grid import Box, Cells, Grid
 
 # Some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard opens few
@@ -65,8 +66,31 @@ def grid_of(image: Sized, config: Config) -> Grid:
     return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)
 
 
+def patches_of(image: Sized, config: Config) -> int:
+    """Number of patches of an image."""
+    if crops := config.patch.crops:
+        return crop_count((image.height, image.width), crops.per_image, crops.per_megapixel)
+    return grid_of(image, config).count
+
+
+def cells_of(region: Region, config: Config) -> Cells:
+    """The patches of a region: cells of the grid; of random crops their numbers, as one column of cells."""
+    if config.patch.crops:
+        return Cells(region.row, region.row + region.height, 0, 1)
+    return grid_of(region.image, config).cells(region.area)
+
+
 def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
-    """The regions of an image that have patches; every patch is in exactly one."""
+    """The regions of an image that have patches; every patch is in exactly one.
+
+    Random crops lie anywhere, so that their regions are no rectangles of pixels but of numbers: crops ``row`` to
+    ``row + height``, in one column.
+    """
+    if config.patch.crops:
+        count, (height, width) = patches_of(image, config), config.patch.size
+        step = count if image.is_whole else max(1, REGION_PIXELS // (height * width))
+        yield from (Region(image, first, 0, min(step, count - first), 1) for first in range(0, count, step))
+        return
     grid = grid_of(image, config)
     blocks = _tile(image, REGION_PIXELS)
     for area in _areas(image.height, image.width, blocks):
@@ -79,6 +103,9 @@ def windows_of(region: Region, config: Config) -> Iterator[Cells]:
     image, grid = region.image, grid_of(region.image, config)
     height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config))
     patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
+    if config.patch.crops:
+        yield from _at_most(max(1, WINDOW_BYTES // patch), cells_of(region, config))
+        return
     for area in _areas(region.height, region.width, (height, width)):
         cells = grid.cells(area._replace(row=area.row + region.row, col=area.col + region.col))
         if cells.count:
@@ -168,10 +195,10 @@ class PlanShards(beam.PTransform):
 
 
 def _measure(region: Region, config: Config) -> Totals:
-    cells = grid_of(region.image, config).cells(region.area)
+    records = cells_of(region, config).count * config.records_per_patch(region.image.split)
     first = region.row == region.col == 0  # every image has a region there
     whole = region.image.height * region.image.width if region.image.is_whole else 0
-    return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), cells.count, whole)
+    return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), records, whole)
 
 
 def _shards(split: str, config: Config, totals: dict[str, Totals]) -> int:

@@ -38,7 +38,8 @@ SCORES_SCHEMA = pa.schema(
     [(name, pa.float32()) for name in ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")]
     + [("fingerprint", pa.uint64())]
 )  # of transforms.quality.Scores, in datasets whose patches are scored
-NOTHING = pa.schema([])
+# Of datasets with several records of one place: which of them, and what was done to it, as JSON.
+COPY_SCHEMA = pa.schema([("copy", pa.int32()), ("augmentation", pa.string())])
 _KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 _HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
 _MAX_PAYLOAD = 1 << 31
@@ -51,23 +52,25 @@ class Row(NamedTuple):
         order: a digest for shuffled shards, 0 for sequential ones.
         image: where the patch was cut.
         row, col: its first pixel.
+        copy: which of the records of this patch, see ``transforms.example.PatchRecord``.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
-        rasters: offset and length in the Example of the patches of the further rasters, by their names.
         extra: values of the columns that only some datasets have.
+        rasters: offset and length in the Example of the patches of the further rasters, by their names.
     """
 
     order: int
     image: ImageInfo
     row: int
     col: int
+    copy: int
     length: int
     image_offset: int
     image_length: int
     spooled: int = 0
-    rasters: tuple[tuple[int, int], ...] = ()
     extra: tuple = ()
+    rasters: tuple[tuple[int, int], ...] = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -111,14 +114,14 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 def index_schema(
-    columns: Mapping[str, str] | None, extra: pa.Schema = NOTHING, rasters: Iterable[str] = ()
+    columns: Mapping[str, str] | None, rasters: Iterable[str] = (), extra: Iterable[pa.Field] = ()
 ) -> pa.Schema:
-    """``INDEX_SCHEMA`` with more columns.
+    """``INDEX_SCHEMA`` with what only some datasets have.
 
     Args:
-        columns: those of a manifest, name -> kind, called ``meta/<name>``.
-        extra: what only some datasets have, as ``SCORES_SCHEMA``.
+        columns: of a manifest, name -> kind; called ``meta/<name>``.
         rasters: names of further rasters; the places of their patches are called ``raster/<name>_offset``, ``_length``.
+        extra: such as ``SCORES_SCHEMA``.
     """
     further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
     places = [(f"{RASTER}{name}_{what}", pa.int64()) for name in sorted(rasters) for what in ("offset", "length")]
@@ -131,8 +134,8 @@ def make_index(
     level: int,
     rows: Sequence[Row],
     columns: Mapping[str, str] | None = None,
-    extra: pa.Schema = NOTHING,
     rasters: Iterable[str] = (),
+    extra: Iterable[pa.Field] = (),
 ) -> bytes:
     """The index of one shard as Parquet.
 
@@ -142,15 +145,15 @@ def make_index(
         level: pyramid level of the patches.
         rows: its patches, in the order of the file.
         columns: the further columns of the images.
-        extra: the columns of ``Row.extra``.
         rasters: names of the further rasters.
+        extra: the columns of ``Row.extra``.
     """
-    schema = index_schema(columns, extra, rasters)
+    schema = index_schema(columns, rasters, extra)
     further = functools.cache(lambda image: tuple(meta_of(image).values()))
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
-        key = patch_key(image.image_id, level, row.row, row.col)
+        key = patch_key(image.image_id, level, row.row, row.col, row.copy)
         place = (number, offset, row.length, offset + row.image_offset, row.image_length)
         entries.append(
             (

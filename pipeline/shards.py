@@ -21,12 +21,13 @@ import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.cutting import OpenImage, Turn, cut_window
+from pipeline.cutting import Turn, cut_window
 from pipeline.device import device
 from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_file, receipt_file, shard_file
+from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, in_order, limit_tensorflow_threads
-from pipeline.plan import grid_of, windows_of
-from pipeline.records import NOTHING, SCORES_SCHEMA, Row, make_index, write_records
+from pipeline.plan import cells_of, windows_of
+from pipeline.records import COPY_SCHEMA, SCORES_SCHEMA, Row, make_index, write_records
 from transforms import moments
 from transforms.grid import Cells
 from transforms.quality import Duplicates
@@ -110,9 +111,14 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
         with clock("write"):
             with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
                 size, checksum = write_records(file, spool, content.rows)
-            given, extra = config.input, SCORES_SCHEMA if config.quality else NOTHING
             index = make_index(
-                plan.split, shard_file(plan.name), given.level, content.rows, given.columns, extra, given.rasters
+                plan.split,
+                shard_file(plan.name),
+                config.input.level,
+                content.rows,
+                config.input.columns,
+                config.input.rasters,
+                [*(SCORES_SCHEMA if config.quality else ()), *(COPY_SCHEMA if config.has_copies else ())],
             )
             storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
     result = ShardResult(
@@ -189,7 +195,8 @@ def _count_images(plan: ShardPlan, config: Config, content: _Content) -> dict[st
     """image id -> patches planned, written, filtered, rejected in this shard."""
     planned: collections.Counter[str] = collections.Counter()
     for region in plan.regions:
-        planned[region.image.image_id] += grid_of(region.image, config).cells(region.area).count
+        records = cells_of(region, config).count * config.records_per_patch(region.image.split)
+        planned[region.image.image_id] += records
     written = collections.Counter(row.image.image_id for row in content.rows)
     lost: collections.Counter[str] = collections.Counter()
     for row in content.rejected:

@@ -70,6 +70,10 @@ def stitch_image(
         ConfigError: if the image or the predictions are not there or do not fit.
     """
     config = Config.model_validate(dataset.manifest["config"])
+    if config.patch.crops:
+        raise ConfigError(
+            f"{dataset.folder}: random crops do not cover an image; stitch a dataset that is cut in a grid"
+        )
     grid = grid_of(_size_of(dataset, image_id), config)
     level = config.input.level
     if predictions and raster:

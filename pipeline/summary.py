@@ -67,6 +67,8 @@ def _write_tfds(folder: str, config: Config, receipts: list[ShardResult]) -> Non
     features = {"image": image, "shape": _tensor("int64", {"dimensions": ["3"]})}
     features |= {name: text for name in ("dtype", "key", "image_id", "label", "group")}
     features |= {name: _tensor("int64", {}) for name in ("level", "row", "col")}
+    if config.has_copies:
+        features |= {"copy": _tensor("int64", {}), "augmentation": text}
     kinds = {"integer": _tensor("int64", {}), "number": _tensor("float32", {}), "text": text}
     if config.input.columns:
         features["meta"] = _features_dict({name: kinds[kind] for name, kind in config.input.columns.items()})

@@ -88,6 +88,9 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict
     decode_patch(record.image, config["output"]["encoding"], shape, config["input"]["dtype"])
     said = {name: row[name] for name in ("key", "image_id", "level", "row", "col", "label", "group")}
     found = {name: getattr(record, name) for name in said}
+    for name in ("copy", "augmentation"):
+        if name in row:
+            said[name], found[name] = row[name], getattr(record, name)
     for name in config["input"].get("columns") or {}:
         said[META + name], found[META + name] = _stored(row[META + name]), _stored(dict(record.meta).get(name))
     if said != found:

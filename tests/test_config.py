@@ -51,9 +51,10 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
         },
         "patch": {
             "size": (256, 256), "stride": None, "dilation": (1, 1), "origin": (0, 0), "edge": ("pad", "pad"),
-            "pad_mode": ("reflect", "reflect"), "pad_value": 0,
+            "pad_mode": ("reflect", "reflect"), "pad_value": 0, "crops": None,
         },
         "quality": None,
+        "augment": None,
         "splits": {"train": 1.0},
         "seed": 0,
         "max_rejected": 0.01,
@@ -87,11 +88,12 @@ input:
   group: folder
 patch:
   {size: [64, 32], stride: [48, 16], dilation: [2, 1], origin: [0, 5], edge: [pad, shift], pad_mode: constant,
-   pad_value: 65535}
+   pad_value: 65535, crops: {per_megapixel: 0.5, tries: 3}}
 output: {path: o, encoding: raw, quality: 50, shard_size: 64MB, order: sequential}
 splits: {train: 0.7, val: 0.2, test_1: 0.1}
 quality:
   {keep: {sharpness: {min: 20}, nodata: {max: 0.5, min: 0}}, duplicates: 5, tissue_threshold: 12, nodata: 0}
+augment: {copies: 2, original: false, flip: true, rotation: 7.5, blur: 1, brightness: 0.1, contrast: 0.2, noise: 0.01}
 seed: -5
 max_rejected: 1
 workers: {device: gpu, processes_per_gpu: 3, windows_per_gpu: 4, accelerator: 'type:nvidia-l4', min_ram: 8GiB}
@@ -116,11 +118,16 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "patch": {
             "size": (64, 32), "stride": (48, 16), "dilation": (2, 1), "origin": (0, 5), "edge": ("pad", "shift"),
             "pad_mode": ("constant", "constant"), "pad_value": 65535,
+            "crops": {"per_image": None, "per_megapixel": 0.5, "tries": 3},
         },
         "output": {"path": "o", "encoding": "raw", "quality": 50, "shard_size": 64_000_000, "order": "sequential"},
         "quality": {
             "keep": {"sharpness": {"min": 20, "max": None}, "nodata": {"min": 0, "max": 0.5}},
             "duplicates": 5, "tissue_threshold": 12, "nodata": 0,
+        },
+        "augment": {
+            "copies": 2, "original": False, "flip": True, "quarter_turns": False, "rotation": 7.5, "blur": 1,
+            "stain": 0, "brightness": 0.1, "contrast": 0.2, "saturation": 0, "hue": 0, "noise": 0.01,
         },
         "splits": {"train": 0.7, "val": 0.2, "test_1": 0.1},
         "seed": -5,
@@ -205,6 +212,7 @@ WRONG = {
         ("{}", "{} is not allowed: use min, max or both"),
         ("{min: 3, max: 2}", "{'min': 3, 'max': 2} is not allowed: min 3 is above max 2"),
     ],
+    "patch.crops": [("{}", "{} is not allowed: use one of per_image and per_megapixel")],
     "quality.duplicates": [("64", "64 is not allowed: input should be less than or equal to 63")],
     "quality.tissue_threshold": [("255", "255 is not allowed: use otsu or a whole number 0..254")],
     "patch.pad_value": [
@@ -244,10 +252,11 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
         ("ptch: {size: 64}", ["ptch: unknown key; did you mean patch?"]),
         ("patch: {sise: 64}", ["patch.sise: unknown key; did you mean size?"]),
         ("patch: {x: 64}", [
-            "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value"
+            "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value, crops"
         ]),
         ("foo: 3", [
-            "foo: unknown key; known are input, output, patch, quality, splits, seed, max_rejected, workers, beam"
+            "foo: unknown key; known are input, output, patch, quality, augment, splits, seed, max_rejected, "
+            "workers, beam",
         ]),
         ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
         ("max_rejected: 2", ["max_rejected: 2 is not allowed: input should be less than or equal to 1"]),
@@ -320,6 +329,17 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"input__range": "[0, 70000]", "input__dtype": "uint16"},
          "input.range: [0.0, 70000.0] is no part of 0..65535, the values of uint16"),
         ({"input__range": "[0, 100]"}, "input.range: of uint8 it is [0, 255]"),
+        ({"patch__crops": "{per_image: 3, tries: 2}"},
+         "patch.crops.tries: nothing is drawn again without quality.keep, which says what is good"),
+        ({"augment__copies": 3}, "augment: changes nothing; set one of flip, quarter_turns, rotation, blur, stain, "
+         "brightness, contrast, saturation, hue, noise"),
+        ({"augment__quarter_turns": "true", "patch__size": "[8, 9]"},
+         "augment.quarter_turns: needs square patches, not 8 x 9; use flip"),
+        ({"augment__stain": 0.1, "input__dtype": "uint16"},
+         "augment.stain: is defined for 3 channels of uint8, not 3 of uint16"),
+        ({"augment__hue": 5, "input__channels": 4}, "augment.hue: needs the colours of 3 channels, not 4"),
+        ({"augment__noise": 0.1, "input__dtype": "float32", "output__encoding": "raw"},
+         "augment.noise: float32 has no lowest and highest value; set input.range: [low, high]"),
         ({"patch__origin": "[0, -1]", "patch__edge": "[pad, drop]"},
          "patch.origin: -1 lies outside the image; use edge: pad there, not drop"),
         ({"patch__origin": -511, "patch__dilation": 2},
@@ -340,6 +360,15 @@ def test_values_that_do_not_fit_together_are_named(tmp_path, values, line):
         {"output__encoding": "jpeg", "input__channels": 1, "patch__pad_value": 255},
         {"patch__origin": "[-1, 9]", "patch__edge": "[pad, drop]"},
         {"patch__origin": -510, "patch__dilation": 2},
+        {
+            "augment__noise": 0.1,
+            "augment__flip": "true",
+            "input__dtype": "float32",
+            "output__encoding": "raw",
+            "input__range": "[0, 1]",
+            "input__channels": 7,
+        },
+        {"augment__hue": 5, "input__dtype": "uint16"},
     ],
     ids=str,
 )
@@ -598,8 +627,8 @@ KEYS = {
     "input.level": (1, True),
     "input.channels": (1, True),
     "input.dtype": ("uint16", True),
-    "input.rasters": ({"mask": {}}, True),
     "input.range": ([0, 255], True),
+    "input.rasters": ({"mask": {}}, True),
     "input.label": ("folder", True),
     "input.group": ("folder", True),
     "patch.size": (128, True),
@@ -609,6 +638,8 @@ KEYS = {
     "patch.edge": ("drop", True),
     "patch.pad_mode": ("edge", True),
     "patch.pad_value": (7, True),
+    "patch.crops": ({"per_image": 3}, True),
+    "augment": ({"flip": True}, True),
     "quality": ({"keep": {"sharpness": {"min": 3}}}, True),
     "output.encoding": ("raw", True),
     "output.quality": (90, True),

@@ -42,6 +42,8 @@ records = st.builds(
         st.integers(-(2**63), 2**63 - 1) | st.floats(width=32, allow_nan=False) | st.text(),
         max_size=4,
     ).map(lambda columns: tuple(sorted(columns.items()))),
+    copy=st.integers(0, 2**31 - 1),
+    augmentation=st.text(),
     rasters=st.dictionaries(st.text(), st.binary(max_size=40), max_size=3).map(lambda r: tuple(sorted(r.items()))),
 )
 
@@ -189,6 +191,6 @@ def test_a_key_that_does_not_fit_the_other_features_is_an_error(changes):
 @settings(deadline=None)
 @given(records, records)
 def test_keys_are_equal_only_for_the_same_place_in_the_same_image(one, two):
-    place = lambda record: (record.image_id, record.level, record.row, record.col)
+    place = lambda record: (record.image_id, record.level, record.row, record.col, record.copy)
 
     assert (one.key == two.key) == (place(one) == place(two))

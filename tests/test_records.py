@@ -13,7 +13,7 @@ IMAGE = ImageInfo("a/b.tif", "", "", 9, 9, 3, 3, "train", "cat", "g")
 PAYLOADS = [b"first", b"", b"third" * 1000]
 SPOOL = b"".join(PAYLOADS)
 ROWS = [
-    Row(0, IMAGE, 10 * n, 7, len(payload), 2, 3, SPOOL.index(payload) if payload else 5)
+    Row(0, IMAGE, 10 * n, 7, 0, len(payload), 2, 3, SPOOL.index(payload) if payload else 5)
     for n, payload in enumerate(PAYLOADS)
 ]
 

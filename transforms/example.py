@@ -6,13 +6,15 @@ feature    type   content
 image      bytes  the encoded patch, see transforms/encoding.py
 shape      int64  height, width, channels
 dtype      bytes  NumPy name: uint8, uint16 or float32
-key        bytes  ``<image_id>#<level>/<row>/<col>``, unique in a dataset
+key        bytes  ``<image_id>#<level>/<row>/<col>``, with ``/<copy>``; unique in a dataset
 image_id   bytes  path of the image below the root of the input
 level      int64  pyramid level, 0 is full resolution
 row, col   int64  first pixel of the patch in the image at that level
 label      bytes  class of the image, may be empty
 group      bytes  what must not be divided among splits
 meta/...   any    further columns of the image: int64, float (32 bits) or bytes
+copy       int64  number of the record among those of its patch, see below; 0 where left out
+augment... bytes  ``augmentation``: what was done to the patch, JSON; left out where nothing ever is
 raster/... bytes  further rasters of the same pixels, encoded without loss
 ========== ====== =====================================================================
 """
@@ -28,7 +30,8 @@ class PatchRecord(NamedTuple):
     """An encoded patch and where it comes from; the fields are the features of the Example.
 
     ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``rasters`` the
-    encoded patches of further rasters, named ``raster/<name>``.
+    encoded patches of further rasters, named ``raster/<name>``. ``copy`` is 0 for a patch as it was cut and counts its
+    augmented copies; of random crops it counts on through all of the image.
     """
 
     image: bytes
@@ -41,17 +44,19 @@ class PatchRecord(NamedTuple):
     label: str
     group: str
     meta: tuple[tuple[str, int | float | str], ...] = ()
+    copy: int = 0
+    augmentation: str | None = None
     rasters: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def key(self) -> str:
         """Identity of the patch in its dataset."""
-        return patch_key(self.image_id, self.level, self.row, self.col)
+        return patch_key(self.image_id, self.level, self.row, self.col, self.copy)
 
 
-def patch_key(image_id: str, level: int, row: int, col: int) -> str:
-    """``<image_id>#<level>/<row>/<col>``."""
-    return f"{image_id}#{level}/{row}/{col}"
+def patch_key(image_id: str, level: int, row: int, col: int, copy: int = 0) -> str:
+    """``<image_id>#<level>/<row>/<col>``, and ``/<copy>`` behind it where that is not 0."""
+    return f"{image_id}#{level}/{row}/{col}" + (f"/{copy}" if copy else "")
 
 
 META, RASTER = "meta/", "raster/"  # TensorFlow Datasets reads them as dictionaries called meta and raster
@@ -67,6 +72,8 @@ def to_example(record: PatchRecord) -> bytes:
     """
     values = record._asdict() | {"key": record.key}
     values |= {META + name: value for name, value in values.pop("meta")}
+    if record.augmentation is None and not record.copy:
+        del values["copy"], values["augmentation"]
     values |= {RASTER + name: value for name, value in values.pop("rasters")}
     entries = ({name: _feature(value)} for name, value in values.items())
     features = b"".join(tf.train.Features(feature=entry).SerializeToString() for entry in entries)
@@ -96,6 +103,8 @@ def from_example(data: bytes) -> PatchRecord:
             raise ValueError(f"missing or of another length: {', '.join(wrong)}")
         text = {name: features[name].bytes_list.value[0].decode() for name in _TEXTS}
         numbers = {name: features[name].int64_list.value[0] for name in ("level", "row", "col")}
+        copy = features["copy"].int64_list.value[0] if "copy" in features else 0
+        augmentation = features["augmentation"].bytes_list.value[0].decode() if "augmentation" in features else None
         height, width, channels = features["shape"].int64_list.value
         meta = tuple(sorted((name[len(META) :], _value(features[name])) for name in features if name.startswith(META)))
         rasters = tuple(
@@ -104,8 +113,9 @@ def from_example(data: bytes) -> PatchRecord:
     except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
         raise ValueError(f"not an Example of a patch: {error}") from error
     key = text.pop("key")
-    shape = (height, width, channels)
-    record = PatchRecord(features["image"].bytes_list.value[0], shape, **text, **numbers, meta=meta, rasters=rasters)
+    image, shape = features["image"].bytes_list.value[0], (height, width, channels)
+    record = PatchRecord(image, shape, **text, **numbers, meta=meta)
+    record = record._replace(copy=copy, augmentation=augmentation, rasters=rasters)
     if key != record.key:
         raise ValueError(f"key {key!r} does not fit the other features, which give {record.key!r}")
     return record

@@ -34,10 +34,11 @@ class WindowPlan(NamedTuple):
     starts: np.ndarray
 
 
-def plan_window(grid: Grid, cells: Cells, pad: PadMode | tuple[PadMode, PadMode]) -> WindowPlan:
+def plan_window(grid: Grid, cells: Cells, pad: PadMode | tuple[PadMode, PadMode], margin: int = 0) -> WindowPlan:
     """What has to be read for the patches ``cells`` of ``grid``, and where they lie in it.
 
-    ``pad`` is one mode for both axes or one for rows and one for columns.
+    ``pad`` is one mode for both axes or one for rows and one for columns. ``margin`` pixels more are cut on every side
+    of every patch, of the image or, beyond its border, made up by ``pad``; ``starts`` stays that of the patch.
 
     >>> grid = Grid.of((5, 9), size=(4, 4), stride=(3, 3), edge="pad")
     >>> plan = plan_window(grid, Cells(1, 2, 0, 1), "reflect")
@@ -45,17 +46,18 @@ def plan_window(grid: Grid, cells: Cells, pad: PadMode | tuple[PadMode, PadMode]
     (Box(row=2, col=0, height=3, width=4), [1, 2, 1, 0])
     """
     row_pad, col_pad = (pad, pad) if isinstance(pad, str) else pad
-    row, height, row_fill, row_starts = _plan_axis(grid.rows, cells.row_from, cells.row_to, row_pad)
-    col, width, col_fill, col_starts = _plan_axis(grid.cols, cells.col_from, cells.col_to, col_pad)
+    row, height, row_fill, row_starts = _plan_axis(grid.rows, cells.row_from, cells.row_to, row_pad, margin)
+    col, width, col_fill, col_starts = _plan_axis(grid.cols, cells.col_from, cells.col_to, col_pad, margin)
     starts = np.stack(np.meshgrid(row_starts, col_starts, indexing="ij"), axis=-1).reshape(-1, 2)
     rows, cols = ((s - s[0]).astype(np.int32) for s in (row_starts, col_starts))
     return WindowPlan(Box(row, col, height, width), row_fill, col_fill, rows, cols, starts)
 
 
-def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode) -> tuple[int, int, np.ndarray, np.ndarray]:
+def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode, margin: int) -> tuple[int, int, np.ndarray, np.ndarray]:
     """(first pixel to read, number of pixels, fill ``[L]`` int32 relative to it, starts ``[end - first]`` int64)."""
     starts = np.array([axis.start(i) for i in range(first, end)], np.int64)
-    index = source_index(np.arange(starts[0], starts[-1] + axis.span), axis.length, pad)
+    around = margin * axis.dilation
+    index = source_index(np.arange(starts[0] - around, starts[-1] + axis.span + around), axis.length, pad)
     low = int(index[index >= 0].min())
     fill = np.where(index >= 0, index - low, -1).astype(np.int32)
     return low, int(index.max()) + 1 - low, fill, starts
