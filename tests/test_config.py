@@ -44,7 +44,7 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     assert config.model_dump() == {
         "input": {
             "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
-            "dtype": "uint8", "range": None, "rasters": {}, "label": None, "group": "image",
+            "dtype": "uint8", "range": None, "rasters": {}, "points": None, "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -84,6 +84,7 @@ input:
   rasters:
     truth: {channels: 3, pad_value: 255}
     later: {file: {match: '_1', replace: '_2'}, level: 1, channels: 4, dtype: uint16}
+  points: {label: kind}
   label: {regex: '(tumor|normal)'}
   group: folder
 patch:
@@ -113,6 +114,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
                     "pad_value": 0,
                 },
             },
+            "points": {"file": "points", "label": "kind"},
             "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
         "patch": {
@@ -629,6 +631,7 @@ KEYS = {
     "input.dtype": ("uint16", True),
     "input.range": ([0, 255], True),
     "input.rasters": ({"mask": {}}, True),
+    "input.points": ({"label": "kind"}, True),
     "input.label": ("folder", True),
     "input.group": ("folder", True),
     "patch.size": (128, True),
