@@ -84,7 +84,6 @@ input:
   rasters:
     truth: {channels: 3, pad_value: 255}
     later: {file: {match: '_1', replace: '_2'}, level: 1, channels: 4, dtype: uint16}
-  points: {label: kind}
   label: {regex: '(tumor|normal)'}
   group: folder
 patch:
@@ -114,7 +113,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
                     "pad_value": 0,
                 },
             },
-            "points": {"file": "points", "label": "kind"},
+            "points": None,
             "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
         "patch": {
@@ -324,6 +323,8 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"patch__pad_value": 0.5}, "patch.pad_value: 0.5 is no uint8; use an integer 0..255"),
         ({"patch__pad_value": 65536, "input__dtype": "uint16"},
          "patch.pad_value: 65536 is no uint16; use an integer 0..65535"),
+        ({"input__points": "{}", "patch__crops": "{per_image: 3}"},
+         "input.points, patch.crops: patches lie around points or at random; use one of them"),
         ({"quality__duplicates": 3, "input__dtype": "float32", "output__encoding": "raw"},
          "quality: float32 has no lowest and highest value; set input.range: [low, high]"),
         ({"quality__keep": "{tissue: {min: 0.5}}", "input__channels": 4},
