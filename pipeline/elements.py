@@ -25,6 +25,7 @@ Reason = Literal[
     "too_large",  # cannot be decoded in parts, and not whole within the memory limit
     "too_small",  # smaller than one patch, and edge is not pad
     "raster_mismatch",  # a raster that belongs to it has another size, or other channels or dtype than configured
+    "bad_points",  # the points that belong to it cannot be understood
     "no_such_level",  # fewer pyramid levels than asked for
     "no_such_page",  # fewer images in the file than asked for
     "no_such_band",  # fewer channels than asked for

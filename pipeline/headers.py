@@ -13,6 +13,7 @@ from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.names import name_of, split_of
 from pipeline.plan import grid_of
+from pipeline.points import centres_of
 from pipeline.rasters import open_raster
 from pipeline.readers import Layout
 from pipeline.readers.converted import Choice
@@ -53,7 +54,9 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     reader.close()
     layout = reader.layout
     _check_form(layout, config)
-    if not grid_of(layout, config).count:
+    if config.input.points:
+        centres_of(ref, config, (layout.height, layout.width))
+    elif not grid_of(layout, config).count:
         raise Unreadable("too_small", _why_no_patch(layout, config.patch))
     for name in sorted(config.input.rasters):
         open_raster(ref, name, config.input, (layout.height, layout.width)).close()
