@@ -25,7 +25,7 @@ import pyarrow as pa
 from pipeline import accounts, storage, sums
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
-from pipeline.plan import grid_of, regions_of, shard_count, windows_of
+from pipeline.plan import grid_of, regions_of, shard_count, shard_of, windows_of
 from pipeline.records import Row, make_index
 from transforms import moments
 
@@ -93,14 +93,13 @@ def main() -> None:
     )
 
     weights = np.array([grid_of(one, CONFIG).cells(region.area).count for region in regions])
-    places = [(region.row, region.col) for region in regions]
+    numbers = np.array([shard_of(region, shards, CONFIG) - shard_of(regions[0], shards, CONFIG) for region in regions])
 
     def deal() -> np.ndarray:
         load = np.zeros(shards, np.int64)
         for number in range(images):
-            image_id = image(number, side).image_id
-            for (row, col), weight in zip(places, weights.tolist()):
-                load[digest(0, "shard", image_id, row, col) & (shards - 1)] += weight
+            first = shard_of(regions[0]._replace(image=image(number, side)), shards, CONFIG)
+            np.add.at(load, (first + numbers) & (shards - 1), weights)
         return load
 
     load = timed("deal all regions to their shards", images * len(regions), "region", deal)
