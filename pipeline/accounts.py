@@ -84,8 +84,9 @@ class RecordImages(beam.PTransform):
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
     grid = grid_of(info, config)
-    names = ("image_id", "split", "label", "group", "height", "width", "mpp", "crs", "transform", "nodata")
-    return {name: getattr(info, name) for name in names} | {"planned": grid.count}
+    names = ("image_id", "split", "label", "group", "height", "width")
+    facts = {name: info.fact(name) for name in ("mpp", "crs", "transform", "nodata")}
+    return {name: getattr(info, name) for name in names} | facts | {"planned": grid.count}
 
 
 def _rejected_row(rejected: Rejected) -> dict:

@@ -6,6 +6,7 @@ All elements are small immutable values; pixels are never among them.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, Literal, NamedTuple
 
 from transforms.grid import Box
@@ -67,7 +68,8 @@ class ImageInfo(NamedTuple):
     Attributes:
         block_height, block_width: pixels that decode together, the whole image where it has no random access.
         split, label, group: names; ``label`` may be empty.
-        levels, mpp, crs, transform, nodata: see :class:`pipeline.readers.Layout`.
+        facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform`` and ``nodata`` of
+            :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
     """
 
     image_id: str
@@ -80,11 +82,11 @@ class ImageInfo(NamedTuple):
     split: str
     label: str
     group: str
-    levels: tuple[tuple[int, int], ...] = ()
-    mpp: tuple[float, float] | None = None
-    crs: str = ""
-    transform: tuple[float, ...] | None = None
-    nodata: str = ""
+    facts: str = ""
+
+    def fact(self, name: str) -> Any:
+        """One of the facts; None where the file does not say."""
+        return json.loads(self.facts).get(name) if self.facts else None
 
     @property
     def is_whole(self) -> bool:

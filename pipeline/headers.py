@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import apache_beam as beam
 
@@ -62,8 +63,9 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     split = split_of(group, config)
     block = (layout.block_height, layout.block_width)
     names = ("levels", "mpp", "crs", "transform", "nodata")
-    facts: dict[str, Any] = {name: getattr(layout, name) for name in names}
-    return ImageInfo(*ref, layout.height, layout.width, *block, split, label, group, **facts)
+    facts = {name: value for name in names if (value := getattr(layout, name))}
+    text = json.dumps(facts, sort_keys=True) if facts else ""
+    return ImageInfo(*ref, layout.height, layout.width, *block, split, label, group, text)
 
 
 def _check_form(layout: Layout, config: Config) -> None:
