@@ -197,7 +197,7 @@ def test_every_image_comes_out_as_information_or_as_a_rejection(image, make_conf
             ("format_mismatch", "1-channel uint8, the configuration asks for 3-channel uint8; build it apart with "
              "input.channels: 1, input.dtype: uint8; or choose input.bands, or input.convert: rgb or gray", "grey.png"),
             ("unknown_format", "starts with b'<html>' (a web page?); known are JPEG, PNG, TIFF, WebP, AVIF, "
-             "JPEG 2000, BMP, GIF, PNM", "page.png"),
+             "JPEG 2000, BMP, GIF, PNM, DICOM, NIfTI, Zarr and slides", "page.png"),
             ("io_error", "cannot be opened: No such file or directory", "gone"),
         ]  # fmt: skip
         assert_that(found.rejected, equal_to([Rejected("inspect", *row, level=0) for row in rows]), "rejected")

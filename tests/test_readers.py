@@ -927,7 +927,7 @@ def test_a_web_page_says_so(tmp_path):
     assert message_of(tmp_path / "a.jpg") == (
         "unknown_format",
         "starts with b'\\n <!DOCTYPE html' (a web page?); known are JPEG, PNG, TIFF, WebP, AVIF, "
-        "JPEG 2000, BMP, GIF, PNM",
+        "JPEG 2000, BMP, GIF, PNM, DICOM, NIfTI, Zarr and slides",
     )
 
 
