@@ -86,8 +86,9 @@ class RecordImages(beam.PTransform):
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
     planned = patches_of(info, config) * config.records_per_patch(info.split)
-    names = ("image_id", "split", "label", "group", "height", "width", "mpp", "crs", "transform", "nodata")
-    return {name: getattr(info, name) for name in names} | {"planned": planned}
+    names = ("image_id", "split", "label", "group", "height", "width")
+    facts = {name: info.fact(name) for name in ("mpp", "crs", "transform", "nodata")}
+    return {name: getattr(info, name) for name in names} | facts | {"planned": planned}
 
 
 def _rejected_row(rejected: Rejected) -> dict:

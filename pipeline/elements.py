@@ -81,7 +81,8 @@ class ImageInfo(NamedTuple):
         block_height, block_width: pixels that decode together, the whole image where it has no random access.
         split, label, group: names; ``label`` may be empty.
         mask, points, regions, meta: as in :class:`ImageRef`.
-        levels, mpp, crs, transform, nodata: see :class:`pipeline.readers.Layout`.
+        facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform`` and ``nodata`` of
+            :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
     """
 
     image_id: str
@@ -98,11 +99,11 @@ class ImageInfo(NamedTuple):
     points: str = ""
     regions: str = ""
     meta: str = ""
-    levels: tuple[tuple[int, int], ...] = ()
-    mpp: tuple[float, float] | None = None
-    crs: str = ""
-    transform: tuple[float, ...] | None = None
-    nodata: str = ""
+    facts: str = ""
+
+    def fact(self, name: str) -> Any:
+        """One of the facts; None where the file does not say."""
+        return json.loads(self.facts).get(name) if self.facts else None
 
     @property
     def placeless(self) -> ImageInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,11 +61,20 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
         raise Unreadable("too_small", _why_no_patch(layout, config.patch))
     for name in sorted(config.input.rasters):
         open_raster(ref, name, config.input, (layout.height, layout.width)).close()
-    of_layout = ("height", "width", "block_height", "block_width", "levels", "mpp", "crs", "transform", "nodata")
-    of_ref = ("image_id", "uri", "fingerprint", "mask", "points", "regions", "meta")
-    facts: dict[str, Any] = {name: getattr(layout, name) for name in of_layout}
-    facts |= {name: getattr(ref, name) for name in of_ref}
-    return ImageInfo(split=ref.split or split_of(group, config), label=label, group=group, **facts)
+    of_ref: dict[str, Any] = ref._asdict() | {
+        "split": ref.split or split_of(group, config),
+        "label": label,
+        "group": group,
+    }
+    of_layout = {name: getattr(layout, name) for name in ("height", "width", "block_height", "block_width")}
+    return ImageInfo(**of_ref, **of_layout, facts=_facts(layout))
+
+
+def _facts(layout: Layout) -> str:
+    """What else the header says, as JSON; see :class:`pipeline.elements.ImageInfo`."""
+    known = {name: getattr(layout, name) for name in ("levels", "mpp", "crs", "transform", "nodata")}
+    known = {name: value for name, value in known.items() if value}
+    return json.dumps(known, sort_keys=True) if known else ""
 
 
 def _check_form(layout: Layout, config: Config) -> None:

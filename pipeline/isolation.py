@@ -161,23 +161,19 @@ class _Decoder:
                 data = b"?" + str(error).encode()
             self._socket.send_bytes(data)
 
-    def kill(self) -> None:
-        """Ends it."""
+    def kill(self) -> int:
+        """Ends it; its status, as of ``os.waitpid``."""
         os.kill(self.pid, signal.SIGKILL)  # not yet waited for, so nobody else has the number
         self._socket.close()
-        self._nursery.wait(self.pid)
+        return self._nursery.wait(self.pid)
 
     def dead(self) -> Unreadable:
         """Why it does not answer."""
-        if not self._late:
-            status = self._nursery.wait(self.pid)
-            self._socket.close()
-            if not os.WIFSIGNALED(status):
-                return Unreadable("crashed", f"the decoder ended with exit code {os.waitstatus_to_exitcode(status)}")
-            if os.WTERMSIG(status) != signal.SIGPROF:
-                return Unreadable("crashed", f"the decoder died of {signal.Signals(os.WTERMSIG(status)).name}")
-        else:
-            self.kill()
+        status = self.kill()  # what ended it before stays its status
+        if not self._late and not os.WIFSIGNALED(status):
+            return Unreadable("crashed", f"the decoder ended with exit code {os.waitstatus_to_exitcode(status)}")
+        if not self._late and os.WTERMSIG(status) != signal.SIGPROF:
+            return Unreadable("crashed", f"the decoder died of {signal.Signals(os.WTERMSIG(status)).name}")
         return Unreadable("timeout", "decoding took longer than input.max_seconds")
 
 

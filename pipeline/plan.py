@@ -33,6 +33,9 @@ _ENCODED = {"png": 0.5, "jpeg": 0.12, "raw": 1.0}
 _RECORD_OVERHEAD = 300
 
 
+_Dealt = tuple[tuple[str, int, int], Region | None]
+
+
 class Totals(NamedTuple):
     """Of one split: what there is to do, and the pixels of the largest image that can only be decoded whole."""
 
@@ -192,8 +195,9 @@ class PlanShards(beam.PTransform):
             | "Total" >> beam.CombinePerKey(lambda totals: sum(totals, Totals()))
         )
         start = regions.pipeline | "Splits" >> beam.Create(list(config.splits))
-        keyed = regions | "Deal" >> beam.Map(_deal, config, totals)
-        every = start | "EveryShard" >> beam.FlatMap(_every_shard, config, totals)
+        # One type for both, so that they have one coder where they are flattened.
+        keyed = regions | "Deal" >> beam.Map(_deal, config, totals).with_output_types(_Dealt)
+        every = start | "EveryShard" >> beam.FlatMap(_every_shard, config, totals).with_output_types(_Dealt)
         regions.pipeline | "Plan" >> beam.Create([self.folder]) | "WritePlan" >> beam.Map(_write_plan, config, totals)
         return (
             (keyed, every)
