@@ -213,6 +213,16 @@ class Raster(_Section):
         return "png" if self.channels in (1, 3, 4) and self.dtype != "float32" else "raw"
 
 
+class Points(_Section):
+    """Points of an image, in pixels of the level that is cut, that patches are cut around."""
+
+    file: Annotated[
+        Annotated[Literal["points"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
+        Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
+    ] = "points"
+    label: str | None = None
+
+
 class Input(_Section):
     """Which images, and what they have to be."""
 
@@ -225,6 +235,7 @@ class Input(_Section):
     dtype: Dtype = "uint8"
     range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
     rasters: dict[str, Raster] = {}
+    points: Points | None = None
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
         | Annotated[Regex, Tag("<regex>")]
@@ -422,6 +433,8 @@ class Config(_Section):
             raise ValueError("patch.crops.tries: nothing is drawn again without quality.keep, which says what is good")
         if self.augment:
             self._check_augment(self.augment)
+        if self.input.points and self.patch.crops:
+            raise ValueError("input.points, patch.crops: patches lie around points or at random; use one of them")
         for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
             if origin < 0 and edge != "pad":
                 raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
@@ -486,7 +499,9 @@ class Config(_Section):
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
         for name in ("images", "manifest", "root"):
             del values["input"][name]
-        for name in ("columns", "rasters"):
+        if self.input.points:
+            del values["input"]["points"]["file"]
+        for name in ("columns", "rasters", "points"):
             if not values["input"][name]:
                 del values["input"][name]
         for raster in values["input"].get("rasters", {}).values():

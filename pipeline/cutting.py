@@ -19,6 +19,7 @@ from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
+from pipeline.points import centres_of
 from pipeline.records import Row
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw
@@ -72,6 +73,7 @@ class _Cut(NamedTuple):
         rasters: the same of the rasters that belong to the image.
         scores: once they are known.
         verdicts: None for a patch that is kept, else the name of what filters it.
+        label: of the point that it is cut around, empty for that of the image.
     """
 
     starts: np.ndarray
@@ -80,6 +82,7 @@ class _Cut(NamedTuple):
     rasters: dict[str, np.ndarray]
     scores: quality.Scores | None = None
     verdicts: Sequence[str | None] = ()
+    label: str = ""
 
 
 def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, turn: Turn | None = None) -> Patches:
@@ -94,13 +97,14 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, tur
         clock: counts the time.
         turn: when to look for duplicates among the patches that were kept before; None for never.
     """
-    parts = list((_draw_crops if config.patch.crops else _cut_cells)(image, cells, config, clock))
+    how = _cut_around_points if config.input.points else _draw_crops if config.patch.crops else _cut_cells
+    parts = list(how(image, cells, config, clock))
     cuts = [part for part in parts if isinstance(part, _Cut)]
     if turn:
         cuts = _without_duplicates(cuts, turn)
     found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
     for part in cuts:
-        found = _add(found, part, image.info, config, clock)
+        found = _add(found, part, image.info._replace(label=part.label or image.info.label), config, clock)
     return found
 
 
@@ -112,6 +116,24 @@ def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
             yield from _cut_cells(image, half, config, clock)
     else:
         yield cut if isinstance(cut, Rejected) else _score(cut, image, config, clock)
+
+
+def _cut_around_points(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+    """The patches around the points of these numbers."""
+    patch, shape = config.patch, (image.info.height, image.info.width)
+    try:
+        centres = centres_of(image.info, config, shape)
+    except Unreadable as error:
+        where, records = (
+            (image.info.image_id, config.input.level),
+            cells.count * config.records_per_patch(image.info.split),
+        )
+        yield Rejected("read", error.reason, error.message, *where, patches=records)
+        return
+    for row, col, label in centres[cells.row_from : cells.row_to]:
+        grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
+        cut = _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
+        yield cut if isinstance(cut, Rejected) else _score(cut._replace(label=label), image, config, clock)
 
 
 def _draw_crops(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:

@@ -25,6 +25,7 @@ Reason = Literal[
     "too_large",  # cannot be decoded in parts, and not whole within the memory limit
     "too_small",  # smaller than one patch, and edge is not pad
     "raster_mismatch",  # a raster that belongs to it has another size, or other channels or dtype than configured
+    "bad_points",  # the points that belong to it cannot be understood
     "no_such_level",  # fewer pyramid levels than asked for
     "no_name",  # the regular expression for label or group does not match
     "io_error",  # the storage did not deliver

@@ -11,6 +11,7 @@ from pipeline.config import Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
 from pipeline.names import name_of, split_of
 from pipeline.plan import grid_of
+from pipeline.points import centres_of
 from pipeline.rasters import open_raster
 from pipeline.readers import Layout, open_image
 
@@ -55,7 +56,9 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
             f"{layout.channels}-channel {layout.dtype}, the configuration asks for {config.input.channels}-channel "
             f"{config.input.dtype}; build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}",
         )
-    if not grid_of(layout, config).count:
+    if config.input.points:
+        centres_of(ref, config, (layout.height, layout.width))
+    elif not grid_of(layout, config).count:
         raise Unreadable("too_small", _why_no_patch(layout, config.patch))
     for name in sorted(config.input.rasters):
         open_raster(ref, name, config.input, (layout.height, layout.width)).close()

@@ -18,6 +18,7 @@ import numpy as np
 from pipeline import storage
 from pipeline.config import Config, Input, Raster
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
+from pipeline.points import centres_of
 from transforms.crops import crop_count
 from transforms.grid import Box, Cells, Grid
 
@@ -66,16 +67,18 @@ def grid_of(image: Sized, config: Config) -> Grid:
     return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)
 
 
-def patches_of(image: Sized, config: Config) -> int:
+def patches_of(image: ImageInfo, config: Config) -> int:
     """Number of patches of an image."""
+    if config.input.points:
+        return len(centres_of(image, config, (image.height, image.width)))
     if crops := config.patch.crops:
         return crop_count((image.height, image.width), crops.per_image, crops.per_megapixel)
     return grid_of(image, config).count
 
 
 def cells_of(region: Region, config: Config) -> Cells:
-    """The patches of a region: cells of the grid; of random crops their numbers, as one column of cells."""
-    if config.patch.crops:
+    """The patches of a region: cells of the grid; of crops and around points their numbers, as one column of cells."""
+    if config.patch.crops or config.input.points:
         return Cells(region.row, region.row + region.height, 0, 1)
     return grid_of(region.image, config).cells(region.area)
 
@@ -83,12 +86,12 @@ def cells_of(region: Region, config: Config) -> Cells:
 def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
     """The regions of an image that have patches; every patch is in exactly one.
 
-    Random crops lie anywhere, so that their regions are no rectangles of pixels but of numbers: crops ``row`` to
-    ``row + height``, in one column.
+    Random crops and patches around points lie anywhere, so that their regions are no rectangles of pixels but of
+    numbers: patches ``row`` to ``row + height``, in one column.
     """
-    if config.patch.crops:
+    if config.patch.crops or config.input.points:
         count, (height, width) = patches_of(image, config), config.patch.size
-        step = count if image.is_whole else max(1, REGION_PIXELS // (height * width))
+        step = max(1, count) if image.is_whole else max(1, REGION_PIXELS // (height * width))
         yield from (Region(image, first, 0, min(step, count - first), 1) for first in range(0, count, step))
         return
     grid = grid_of(image, config)
@@ -103,7 +106,7 @@ def windows_of(region: Region, config: Config) -> Iterator[Cells]:
     image, grid = region.image, grid_of(region.image, config)
     height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config))
     patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
-    if config.patch.crops:
+    if config.patch.crops or config.input.points:
         yield from _at_most(max(1, WINDOW_BYTES // patch), cells_of(region, config))
         return
     for area in _areas(region.height, region.width, (height, width)):

@@ -16,7 +16,7 @@ from pipeline.elements import index_file
 from pipeline.plan import grid_of
 from pipeline.pyramid import write_pyramid
 from transforms.example import patch_key
-from transforms.grid import Box
+from transforms.grid import Box, Cells
 from transforms.stitch import Blend, plan_stitch, stitch_window
 
 
@@ -70,10 +70,9 @@ def stitch_image(
         ConfigError: if the image or the predictions are not there or do not fit.
     """
     config = Config.model_validate(dataset.manifest["config"])
-    if config.patch.crops:
-        raise ConfigError(
-            f"{dataset.folder}: random crops do not cover an image; stitch a dataset that is cut in a grid"
-        )
+    if config.patch.crops or config.input.points:
+        how = "random crops" if config.patch.crops else "patches around points"
+        raise ConfigError(f"{dataset.folder}: {how} do not cover an image; stitch a dataset that is cut in a grid")
     grid = grid_of(_size_of(dataset, image_id), config)
     level = config.input.level
     if predictions and raster:
@@ -96,7 +95,8 @@ def stitch_image(
         return stitch_window(patches, plan, fill, present)
 
     write_pyramid(path, shape, source.dtype, read, average=not labels)
-    return Stitched(shape, len(source.keys), grid.count - len(source.keys))
+    there = sum(key in source.keys for key in keys(Cells(0, grid.rows.count, 0, grid.cols.count)))
+    return Stitched(shape, there, grid.count - there)
 
 
 class _Size(NamedTuple):

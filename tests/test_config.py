@@ -44,7 +44,7 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     assert config.model_dump() == {
         "input": {
             "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "channels": 3,
-            "dtype": "uint8", "range": None, "rasters": {}, "label": None, "group": "image",
+            "dtype": "uint8", "range": None, "rasters": {}, "points": None, "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -113,6 +113,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
                     "pad_value": 0,
                 },
             },
+            "points": None,
             "label": {"regex": "(tumor|normal)"}, "group": "folder",
         },
         "patch": {
@@ -322,6 +323,8 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"patch__pad_value": 0.5}, "patch.pad_value: 0.5 is no uint8; use an integer 0..255"),
         ({"patch__pad_value": 65536, "input__dtype": "uint16"},
          "patch.pad_value: 65536 is no uint16; use an integer 0..65535"),
+        ({"input__points": "{}", "patch__crops": "{per_image: 3}"},
+         "input.points, patch.crops: patches lie around points or at random; use one of them"),
         ({"quality__duplicates": 3, "input__dtype": "float32", "output__encoding": "raw"},
          "quality: float32 has no lowest and highest value; set input.range: [low, high]"),
         ({"quality__keep": "{tissue: {min: 0.5}}", "input__channels": 4},
@@ -629,6 +632,7 @@ KEYS = {
     "input.dtype": ("uint16", True),
     "input.range": ([0, 255], True),
     "input.rasters": ({"mask": {}}, True),
+    "input.points": ({"label": "kind"}, True),
     "input.label": ("folder", True),
     "input.group": ("folder", True),
     "patch.size": (128, True),

@@ -5,6 +5,7 @@ import importlib
 
 MODULES = [
     "transforms.grid",
+    "transforms.centred",
     "transforms.patches",
     "transforms.stitch",
     "transforms.taps",
