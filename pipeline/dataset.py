@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import storage, versions
 from pipeline.config import ConfigError, Raster
 from pipeline.elements import FORMAT, shard_file
-from pipeline.records import read_record
 from transforms.encoding import Encoding, decode_patch
 
 SHARDS = "shards.parquet"
@@ -168,6 +167,8 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
 def _payloads(files: list[str]) -> tf.data.Dataset:
     """The serialized Examples; TensorFlow reads no stores but Google's, and that without our retries."""
     import tensorflow as tf
+
+    from pipeline.records import read_record
 
     if all(map(storage.is_local, files)):
         return tf.data.TFRecordDataset(files)

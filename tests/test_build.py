@@ -343,7 +343,7 @@ def test_bad_images_and_bad_tiles_are_rejected_with_a_reason_and_everything_else
     assert {image_id: where(row) for image_id, row in rows.items()} == {
         "empty.jpg": ("inspect", "empty_file", -1, -1, -1, -1, 0),
         "page.jpg": ("inspect", "unknown_format", -1, -1, -1, -1, 0),
-        "cmyk.jpg": ("inspect", "unsupported_mode", -1, -1, -1, -1, 0),
+        "cmyk.jpg": ("inspect", "format_mismatch", -1, -1, -1, -1, 0),
         "truncated.jpg": ("read", "corrupt_data", 0, 0, 100, 100, 16),
         "tile.tif": ("read", "corrupt_data", 32, 32, 32, 32, 1),
     }
@@ -450,7 +450,7 @@ def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_
 
 
 def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_graphs, monkeypatch):
-    from pipeline import cutting
+    from pipeline import opened
 
     root, _ = images
     config = configure(root, tmp_path / "out", splits={"train": 1.0})
@@ -459,7 +459,7 @@ def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_grap
         def offline(uri, choice, max_seconds):
             raise Unreadable("io_error", "the storage does not answer")
 
-        patched.setattr(cutting, "open_isolated", offline)
+        patched.setattr(opened, "open_isolated", offline)
         with pytest.raises(TooManyRejected, match="no patch was written"):
             run(config)
     outcome = run(config)
