@@ -125,7 +125,7 @@ def open_patches(dataset: Dataset, image_id: str, raster: str | None = None) -> 
     name = f"raster/{raster}" if raster else "image"
     rows: dict[str, dict[str, Any]] = {}
     for shard in dataset.shard_table()["shard"].to_pylist():
-        with storage.open_read(storage.join(dataset.folder, index_file(shard["shard"]))) as file:
+        with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
             columns = ["key", "shard", f"{name}_offset", f"{name}_length"]
             table = pq.read_table(file, columns=columns, filters=[("image_id", "=", image_id)])
         rows |= {row["key"]: row for row in table.to_pylist()}

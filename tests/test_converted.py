@@ -112,7 +112,7 @@ def test_scaling_knows_how_many_bits_are_in_use(tmp_path, tiff):
     (tmp_path / "a.pgm").write_bytes(b"P5 50 40 4095\n" + pixels.astype(">u2").tobytes())
     np.testing.assert_array_equal(read(tmp_path / "a.pgm", depth="scale"), scaled(pixels, 4095, "uint8"))
     np.testing.assert_array_equal(read(tiff(pixels[..., 0]), depth="scale"), scaled(pixels, 65535, "uint8"))
-    assert read(tiff(pixels.astype("int16")), depth="scale").dtype == "int16"  # of no known range
+    assert read(tiff(pixels[..., 0].astype("int16")), depth="scale").dtype == "int16"  # of no known range
 
 
 def test_clipping_takes_any_type_to_any_other(tiff):
