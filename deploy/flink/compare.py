@@ -27,7 +27,8 @@ import psutil
 import yaml
 
 SAMPLES = pathlib.Path(__file__).parent.parent.parent / "samples"
-IMAGES, SIDE, SHARDS = 96, 720, 64
+IMAGES, SIDE = 96, 720
+SHARDS = 64 + 1  # and an empty one of the split train
 LIMIT_S = 600
 
 
