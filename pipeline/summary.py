@@ -19,14 +19,12 @@ from pipeline.sums import Sums
 from transforms import moments
 
 
-def summarize(folder: str, config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
-    """Writes the summary files of a version and returns the content of ``statistics.json``."""
-    statistics = make_statistics(config, totals)
-    _write_json(folder, "statistics.json", statistics)
+def summarize(folder: str, config: Config, totals: Mapping[str, Sums]) -> None:
+    """Writes the summary files of a version."""
+    _write_json(folder, "statistics.json", make_statistics(config, totals))
     _write_tfds(folder, config, totals)
     if totals[config.training_split].records:
         _write_normalization(folder, config, totals[config.training_split].rows)
-    return statistics
 
 
 def make_statistics(config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
