@@ -19,7 +19,7 @@ import tensorflow as tf
 from transforms.grid import Box, Cells, Grid
 from transforms.patches import make_cutter, plan_window
 from transforms.stitch import _mosaic, plan_stitch
-from transforms.taps import weigh
+from transforms.weigh import weigh
 
 SIZE = (256, 256)
 # A window of 16 MiB, which is what a build cuts at a time.

@@ -106,8 +106,8 @@ def main() -> None:
     largest, mean = load.max(), load.mean()
     print(f"patches a shard: mean {mean:,.0f}, largest {largest:,} = {largest / mean:.2f} x mean\n")
 
-    rows = [Row(i, one, 256 * i, 0, 20_000, 100, 19_500) for i in range(int(mean))]
-    index = len(make_index("train", shard_file("train-00000-of-00001"), 0, rows))
+    rows = [Row(i, one, 256 * i, 0, 0, "", 20_000, 100, 19_500) for i in range(int(mean))]
+    index = len(make_index("train", shard_file("train-00000-of-00001"), rows, CONFIG))
     print(f"index: {index / len(rows):.0f} bytes a patch, {index / 1e6:.2f} MB a shard")
     with tempfile.TemporaryDirectory() as folder:
         settle_all(folder, images, side, shards, math.ceil(len(regions) * images / shards), int(mean))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import yaml
 from pydantic import (
@@ -98,6 +98,8 @@ def _beam_value(value: Any) -> Any:
 
 
 Dtype = Literal["uint8", "uint16", "float32"]
+# Of annotations: pixels of full resolution, or the coordinate system of the image.
+Coordinates = Literal["pixels", "world"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -197,16 +199,33 @@ class Replace(_Section):
 
 
 class Raster(_Section):
-    """Another raster of the same pixels as the image: classes, further bands, the next time step."""
+    """Another raster of the same pixels as the image: classes, further bands, the next time step; or polygons."""
 
     file: Annotated[
-        Annotated[Literal["mask"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
+        Annotated[Literal["mask", "regions"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
         Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
     ] = "mask"
     level: Annotated[Integer, Field(ge=0)] = 0
     channels: Annotated[Integer, Field(ge=1)] = 1
     dtype: Dtype = "uint8"
     pad_value: Number = 0
+    classes: dict[str, Number] = {}
+    class_from: str | None = None
+    coordinates: Coordinates = "pixels"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Raster:
+        values = {"pad_value": self.pad_value} | {f"classes.{name}": value for name, value in self.classes.items()}
+        for key, value in values.items():
+            if not _holds(self.dtype, value):
+                raise ValueError(f"{key}: {value:g} is no {self.dtype}")
+        if len(set(self.classes.values())) < len(self.classes):
+            raise ValueError(f"classes: {self.classes} gives two classes one value")
+        if self.channels > 1 and (self.classes or self.file == "regions"):
+            raise ValueError(f"channels: classes and polygons have 1 channel, not {self.channels}")
+        if self.class_from and not self.classes:
+            raise ValueError("class_from: its values need numbers; set classes: {name: number}")
+        return self
 
     @property
     def encoding(self) -> Literal["png", "raw"]:
@@ -215,13 +234,14 @@ class Raster(_Section):
 
 
 class Points(_Section):
-    """Points of an image, in pixels of the level that is cut, that patches are cut around."""
+    """Points of an image that patches are cut around."""
 
     file: Annotated[
         Annotated[Literal["points"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
         Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
     ] = "points"
     label: str | None = None
+    coordinates: Coordinates = "pixels"
 
 
 class Input(_Section):
@@ -232,6 +252,8 @@ class Input(_Section):
     columns: dict[str, Literal["integer", "number", "text"]] | None = None
     root: Location | None = None
     level: Annotated[Integer, Field(ge=0)] = 0
+    mpp: Annotated[Number, Field(gt=0)] | None = None
+    gsd: Annotated[Number, Field(gt=0)] | None = None
     page: Annotated[Integer, Field(ge=0)] | None = None
     bands: tuple[Annotated[Integer, Field(ge=1)], ...] = ()
     convert: Literal["as-is", "rgb", "gray"] = "as-is"
@@ -259,14 +281,19 @@ class Input(_Section):
             raise PydanticCustomError("missing_images", "is missing; give patterns of files, or input.manifest a table")
         return self
 
+    @model_validator(mode="after")
+    def _has_one_scale(self) -> Input:
+        given = [name for name in ("level", "mpp", "gsd") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each say how large a pixel is; keep one")
+        return self
+
     @field_validator("rasters")
     @classmethod
     def _rasters_have_names(cls, value: dict[str, Raster]) -> dict[str, Raster]:
-        for name, raster in value.items():
+        for name in value:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
                 raise ValueError(f"the name {name!r} may hold only a-z, 0-9 and _, and starts with a letter")
-            if not _holds(raster.dtype, raster.pad_value):
-                raise ValueError(f"{name}.pad_value: {raster.pad_value:g} is no {raster.dtype}")
         return value
 
     @field_validator("columns")
@@ -345,6 +372,13 @@ class Augment(_Section):
         return self.model_dump(exclude={"copies", "original"})
 
 
+class PatchLabel(_Section):
+    """The class of a raster that covers most of a patch, as its label; that of the image where it covers too little."""
+
+    raster: str
+    min: Annotated[Number, Field(ge=0, le=1)] = 0
+
+
 class Patch(_Section):
     """How an image is cut; pairs are for rows and columns."""
 
@@ -356,6 +390,10 @@ class Patch(_Section):
     pad_mode: Annotated[tuple[PadMode, PadMode], _names(*get_args(PadMode))] = ("reflect", "reflect")
     pad_value: Number = 0
     crops: Crops | None = None
+    scales: tuple[Annotated[Integer, Field(ge=2, le=64)], ...] = ()
+    cover: dict[str, dict[str, Bounds]] = {}
+    label: PatchLabel | None = None
+    stain: Literal["macenko"] | None = None
 
     @property
     def span(self) -> tuple[int, int]:
@@ -387,6 +425,19 @@ class Workers(_Section):
     windows_per_gpu: Annotated[Integer, Field(ge=1)] = 2
     accelerator: str | None = None
     min_ram: ByteSize | None = None
+
+
+class Form(NamedTuple):
+    """What the patches of a feature of the records are.
+
+    Attributes:
+        quality: of JPEG.
+    """
+
+    channels: int
+    dtype: Dtype
+    encoding: Literal["png", "jpeg", "raw"]
+    quality: int
 
 
 class Config(_Section):
@@ -435,8 +486,17 @@ class Config(_Section):
         self._check_range()
         if self.quality and "tissue" in self.quality.keep and channels != 3:
             raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
-        if self.patch.crops and self.patch.crops.tries > 1 and not (self.quality and self.quality.keep):
-            raise ValueError("patch.crops.tries: nothing is drawn again without quality.keep, which says what is good")
+        if self.patch.crops and self.patch.crops.tries > 1:
+            if not self.patch.cover and not (self.quality and self.quality.keep):
+                ways = "quality.keep or patch.cover, which say what is good"
+                raise ValueError(f"patch.crops.tries: nothing is drawn again without {ways}")
+        self._check_classes()
+        if self.patch.stain and (channels, dtype) != (3, "uint8"):
+            raise ValueError(f"patch.stain: is defined for 3 channels of uint8, not {channels} of {dtype}")
+        if len(set(self.patch.scales)) < len(self.patch.scales):
+            raise ValueError(f"patch.scales: {list(self.patch.scales)} names one twice")
+        if self.patch.scales and self.patch.dilation != (1, 1):
+            raise ValueError("patch.scales: has no meaning for patches with gaps; use one of scales and dilation")
         if self.augment:
             self._check_augment(self.augment)
         if self.input.points and self.patch.crops:
@@ -447,6 +507,27 @@ class Config(_Section):
             if origin <= -span:
                 raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
         return self
+
+    def _check_classes(self) -> None:
+        """What ``patch.cover`` and ``patch.label`` speak of has to be there."""
+        patch, rasters = self.patch, self.input.rasters
+        named = [(f"patch.cover.{name}", name) for name in patch.cover]
+        named += [("patch.label.raster", patch.label.raster)] if patch.label else []
+        for key, name in named:
+            if name not in rasters or not rasters[name].classes:
+                known = [name for name, raster in rasters.items() if raster.classes]
+                raise ValueError(
+                    f"{key}: {name!r} is no raster with classes; "
+                    + (f"there are {', '.join(known)}" if known else "name them in input.rasters.NAME.classes")
+                )
+        for raster, bounds in patch.cover.items():
+            for name in bounds:
+                if name not in rasters[raster].classes:
+                    raise ValueError(
+                        f"patch.cover.{raster}: {name!r} is none of its classes, {', '.join(rasters[raster].classes)}"
+                    )
+        if patch.label and self.input.points and self.input.points.label:
+            raise ValueError("patch.label, input.points.label: a patch has one label; keep one of them")
 
     def _check_range(self) -> None:
         dtype, given = self.input.dtype, self.input.range
@@ -480,6 +561,25 @@ class Config(_Section):
         if not self.augment or split != self.training_split:
             return 1
         return self.augment.copies + self.augment.original
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """The features of a record that hold patches of a place: ``image``, and then ``raster/NAME``, ``scale/4``."""
+        wanted, output = self.input, self.output
+        image = Form(wanted.channels, wanted.dtype, output.encoding, output.quality)
+        forms = {f"raster/{name}": Form(r.channels, r.dtype, r.encoding, 0) for name, r in wanted.rasters.items()}
+        forms |= {f"scale/{scale}": image for scale in self.patch.scales}
+        return {"image": image, **dict(sorted(forms.items()))}
+
+    @property
+    def beside(self) -> list[str]:
+        """All of those but the image."""
+        return [name for name in self.forms if name != "image"]
+
+    @property
+    def covers(self) -> list[str]:
+        """``raster/class`` of all rasters whose classes have names."""
+        return [f"{name}/{kind}" for name, raster in self.input.rasters.items() for kind in raster.classes]
 
     @property
     def has_copies(self) -> bool:
@@ -517,9 +617,12 @@ class Config(_Section):
             del values["input"][name]
         if self.input.points:
             del values["input"]["points"]["file"]
-        for name in ("columns", "rasters", "points"):
+        for name in ("columns", "rasters", "points", "mpp", "gsd"):
             if not values["input"][name]:
                 del values["input"][name]
+        for name in ("scales", "cover", "label", "stain"):
+            if not values["patch"][name]:
+                del values["patch"][name]
         for raster in values["input"].get("rasters", {}).values():
             del raster["file"]  # their fingerprints are joined to those of the images
         del values["output"]["path"]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.config import Augment, Config, Input, Raster
+from pipeline import covers
+from pipeline.config import Augment, Bounds, Config, Input, Raster
+from pipeline.context import cut_context
 from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
 from pipeline.opened import OpenImage
@@ -69,20 +72,35 @@ class _Cut(NamedTuple):
     Attributes:
         starts: ``[N, 2]``: first row and column in the image.
         numbers: ``[N]``: of random crops in their image, else 0.
-        patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs.
-        rasters: the same of the rasters that belong to the image.
-        scores: once they are known.
+        labels: N of them.
         verdicts: None for a patch that is kept, else the name of what filters it.
-        label: of the point that it is cut around, empty for that of the image.
+        covers: of the classes of its rasters, see ``pipeline.covers``.
+        patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs; nothing
+            where none is kept.
+        beside: the same of the other features of the records, in ``config.beside``.
+        scores: once they are known.
     """
 
     starts: np.ndarray
     numbers: np.ndarray
+    labels: Sequence[str]
+    verdicts: Sequence[str | None]
+    covers: dict[str, np.ndarray]
     patches: np.ndarray
-    rasters: dict[str, np.ndarray]
+    beside: dict[str, np.ndarray]
     scores: quality.Scores | None = None
-    verdicts: Sequence[str | None] = ()
-    label: str = ""
+
+    def kept(self) -> _Cut:
+        """Without those that something filters."""
+        keep = np.array([verdict is None for verdict in self.verdicts], bool)
+        if keep.all():
+            return self
+        of_arrays = lambda arrays: {name: values[keep] for name, values in arrays.items()}
+        labels, scores = list(itertools.compress(self.labels, keep)), self.scores and self.scores.take(keep)
+        return _Cut(
+            self.starts[keep], self.numbers[keep], labels, [None] * len(labels),
+            of_arrays(self.covers), self.patches[keep], of_arrays(self.beside), scores,
+        )  # fmt: skip
 
 
 def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, turn: Turn | None = None) -> Patches:
@@ -104,7 +122,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, tur
         cuts = _without_duplicates(cuts, turn)
     found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
     for part in cuts:
-        found = _add(found, part, image.info._replace(label=part.label or image.info.label), config, clock)
+        found = _add(found, part, image, config, clock)
     return found
 
 
@@ -120,25 +138,21 @@ def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
         for half in cells.halves():
             yield from _cut_cells(image, half, config, clock)
     else:
-        yield cut if isinstance(cut, Rejected) else _score(cut, image, config, clock)
+        yield cut
 
 
 def _cut_around_points(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
     """The patches around the points of these numbers."""
-    patch, shape = config.patch, (image.info.height, image.info.width)
     try:
-        centres = centres_of(image.info, config, shape)
+        centres = centres_of(image.info, config)
     except Unreadable as error:
-        where, records = (
-            (image.info.image_id, config.input.level),
-            cells.count * config.records_per_patch(image.info.split),
-        )
+        where = (image.info.image_id, config.input.level)
+        records = cells.count * config.records_per_patch(image.info.split)
         yield Rejected("read", error.reason, error.message, *where, patches=records)
         return
     for row, col, label in centres[cells.row_from : cells.row_to]:
-        grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
-        cut = _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
-        yield cut if isinstance(cut, Rejected) else _score(cut._replace(label=label), image, config, clock)
+        cut = _cut_one(image, row, col, config, clock)
+        yield cut._replace(labels=[label]) if label and isinstance(cut, _Cut) else cut
 
 
 def _draw_crops(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
@@ -148,38 +162,66 @@ def _draw_crops(image: OpenImage, cells: Cells, config: Config, clock: Clock) ->
     for number in range(cells.row_from, cells.row_to):
         for attempt in range(tries):
             random = digest(config.seed, "crop", image.info.image_id, config.input.level, number, attempt)
-            row, col = crop_start(random, shape, patch.span)
-            grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
-            cut = _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
+            cut = _cut_one(image, *crop_start(random, shape, patch.span), config, clock)
             if isinstance(cut, Rejected):
                 yield cut
                 break
-            scored = _score(cut._replace(numbers=np.array([number])), image, config, clock)
-            if not any(scored.verdicts) or attempt == tries - 1:
+            if not any(cut.verdicts) or attempt == tries - 1:
                 clock.count("crops_redrawn", attempt)
-                yield scored
+                yield cut._replace(numbers=np.array([number]))
                 break
 
 
+def _cut_one(image: OpenImage, row: int, col: int, config: Config, clock: Clock) -> _Cut | Rejected:
+    """The patch that begins at this pixel."""
+    patch, shape = config.patch, (image.info.height, image.info.width)
+    grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
+    return _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
+
+
 def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, clock: Clock) -> _Cut | Rejected:
+    """The patches with their scores; rasters first, since what they filter need not be read of the image."""
     margin = _margin(image.info, config)
     plan = plan_window(grid, cells, config.patch.pad_mode, margin)
     try:
         with clock("read"):
-            image.tissue_threshold()
-            window, raster_windows = image.read(plan.source)
+            windows = image.read_rasters(plan.source)
+        with device(config.workers).slot(), clock("cut"):
+            forms = config.input.rasters.items()
+            rasters = {name: _cut_pixels(r, windows[name], plan, r.pad_value, margin, config) for name, r in forms}
+        found = _with_classes(plan, rasters, image.info, config)
+        if all(found.verdicts):
+            return found
+        with clock("read"):
+            threshold = image.tissue_threshold()
+            image.stain_matrix()
+            window = image.read(plan.source)
+        with device(config.workers).slot(), clock("cut"):
+            patches = _cut_pixels(config.input, window, plan, config.patch.pad_value, margin, config)
+        starts = plan.starts.reshape(len(plan.rows), len(plan.cols), 2)
+        for scale in config.patch.scales:
+            with clock("scale"):
+                rows, cols = starts[:, 0, 0], starts[0, :, 1]
+                found.beside[f"scale/{scale}"] = cut_context(image, scale, rows, cols, margin, config)
     except Unreadable as error:
         message = error.message.replace(image.info.uri, image.info.image_id)
         where = (image.info.image_id, config.input.level, *plan.source)
         records = cells.count * config.records_per_patch(image.info.split)
         return Rejected("read", error.reason, message, *where, patches=records)
-    with device(config.workers).slot(), clock("cut"):
-        patches = _cut_pixels(config.input, window, plan, config.patch.pad_value, margin, config)
-        rasters = {
-            name: _cut_pixels(form, raster_windows[name], plan, form.pad_value, margin, config)
-            for name, form in config.input.rasters.items()
-        }
-    return _Cut(plan.starts, np.zeros(len(patches), int), patches, rasters)
+    return _score(found._replace(patches=patches), threshold, config, clock)
+
+
+def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo, config: Config) -> _Cut:
+    """What the rasters say of the patches, whose own pixels are not known yet."""
+    count, patch = len(plan.starts), config.patch
+    found = covers.shares({name: _inner(pixels, config) for name, pixels in rasters.items()}, config)
+    bounds = {f"{name}/{kind}": bound for name, kinds in patch.cover.items() for kind, bound in kinds.items()}
+    labels = [info.label] * count
+    if patch.label:
+        labels = covers.labels(found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label)
+    beside = {f"raster/{name}": pixels for name, pixels in rasters.items()}
+    verdicts = covers.failing(found, bounds, count)
+    return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), beside)
 
 
 def _cut_pixels(
@@ -198,9 +240,11 @@ def _margin(info: ImageInfo, config: Config) -> int:
     return _augmenter(config).margin if _augmented(info, config) else 0
 
 
-def _augmenter(config: Config) -> Augmenter:
-    ranges = Ranges(**(config.augment or Augment()).ranges())
-    return _make_augmenter(ranges, config.patch.size, config.input.channels, config.input.dtype, config.value_range)
+def _augmenter(config: Config, ranges: Ranges | None = None) -> Augmenter:
+    """That of the configuration, or one for other ranges."""
+    ranges = ranges or Ranges(**(config.augment or Augment()).ranges())
+    form = (config.patch.size, config.input.channels, config.input.dtype, config.value_range)
+    return _make_augmenter(ranges, *form, bool(config.patch.stain))
 
 
 def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
@@ -210,62 +254,48 @@ def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
     return patches[:, row : row + height, col : col + width]
 
 
-def _score(cut: _Cut, image: OpenImage, config: Config, clock: Clock) -> _Cut:
+def _score(cut: _Cut, tissue_threshold: int, config: Config, clock: Clock) -> _Cut:
     if not (wanted := config.quality):
         return cut
     with device(config.workers).slot(), clock("score"):
-        patches = _inner(cut.patches, config)
-        scores = quality.score(patches, config.value_range, wanted.nodata, image.tissue_threshold())
-    verdicts: list[str | None] = [None] * len(cut.starts)
-    for name in reversed([name for name in quality.NAMES if name in wanted.keep]):  # the first one that fails is named
-        bounds = wanted.keep[name]
-        low = -np.inf if bounds.min is None else bounds.min
-        high = np.inf if bounds.max is None else bounds.max
-        values = getattr(scores, name)
-        for index in np.flatnonzero(~((low <= values) & (values <= high))):
-            verdicts[index] = name
-    return cut._replace(scores=scores, verdicts=verdicts)
+        scores = quality.score(_inner(cut.patches, config), config.value_range, wanted.nodata, tissue_threshold)
+    bounds: dict[str, Bounds] = {name: wanted.keep[name] for name in quality.NAMES if name in wanted.keep}
+    more = covers.failing(scores._asdict(), bounds, len(cut.starts))
+    return cut._replace(scores=scores, verdicts=[first or second for first, second in zip(cut.verdicts, more)])
 
 
 def _without_duplicates(cuts: list[_Cut], turn: Turn) -> list[_Cut]:
     turn.turns.wait(turn.number)
     try:
-        return [
-            cut._replace(
-                verdicts=[
-                    verdict or (None if turn.seen.add(fingerprint) else "duplicates")
-                    for verdict, fingerprint in zip(cut.verdicts, cut.scores.fingerprint)
-                ]
-            )
-            for cut in cuts
-            if cut.scores
-        ]
+        return [cut._replace(verdicts=_duplicates(cut, turn.seen)) if cut.scores else cut for cut in cuts]
     finally:
         turn.done()
 
 
-def _add(found: Patches, cut: _Cut, info: ImageInfo, config: Config, clock: Clock) -> Patches:
+def _duplicates(cut: _Cut, seen: quality.Duplicates) -> list[str | None]:
+    pairs = zip(cut.verdicts, cut.scores.fingerprint if cut.scores else ())
+    return [verdict or (None if seen.add(fingerprint) else "duplicates") for verdict, fingerprint in pairs]
+
+
+def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, clock: Clock) -> Patches:
     """With the records of the patches that are kept."""
-    records_per_patch = config.records_per_patch(info.split)
+    records_per_patch = config.records_per_patch(image.info.split)
     filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
     filtered = collections.Counter({name: count * records_per_patch for name, count in filtered.items()})
-    kept = np.array([verdict is None for verdict in cut.verdicts] or [True] * len(cut.starts))
-    if not kept.any():
+    if all(cut.verdicts):
         return found._replace(filtered=found.filtered + filtered)
-    if not kept.all():
-        scores = cut.scores.take(kept) if cut.scores else None
-        rasters = {name: pixels[kept] for name, pixels in cut.rasters.items()}
-        cut = _Cut(cut.starts[kept], cut.numbers[kept], cut.patches[kept], rasters, scores)
+    cut = cut.kept()
     rows, payloads, measured = list(found.rows), list(found.payloads), found.moments
-    for copy, patches, rasters, changes in _copies(cut, info, config, clock):
+    for copy, patches, beside, changes in _copies(cut, image, config, clock):
         with clock("encode"):
             for place, patch in enumerate(patches):
-                number = int(cut.numbers[place]) * records_per_patch + copy
-                extra = tuple(column[place].item() for column in cut.scores) if cut.scores else ()
                 done = json.dumps(changes[place].done()) if changes else "{}"
-                beside = {name: pixels[place] for name, pixels in rasters.items()}
-                row, payload = _encode(info, cut.starts[place].tolist(), number, patch, beside, extra, done, config)
-                rows.append(row)
+                row, col = cut.starts[place].tolist()
+                number = int(cut.numbers[place]) * records_per_patch + copy
+                extra = tuple(column[place].item() for column in (*(cut.scores or ()), *cut.covers.values()))
+                one = _One(image.info, row, col, number, cut.labels[place], extra, done)
+                entry, payload = _encode(one, patch, {name: pixels[place] for name, pixels in beside.items()}, config)
+                rows.append(entry)
                 payloads.append(payload)
         with clock("measure"):
             more = moments.measure(patches)
@@ -274,24 +304,34 @@ def _add(found: Patches, cut: _Cut, info: ImageInfo, config: Config, clock: Cloc
 
 
 def _copies(
-    cut: _Cut, info: ImageInfo, config: Config, clock: Clock
+    cut: _Cut, image: OpenImage, config: Config, clock: Clock
 ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
-    """(number of the copy, patches ``[N, H, W, C]``, rasters, what was done to each); to the original nothing was."""
-    if not config.augment or not _augmented(info, config):
-        yield 0, cut.patches, cut.rasters, []
+    """(number of the copy, patches ``[N, H, W, C]``, those beside, what was done); to the original nothing was."""
+    augment, info, matrix = config.augment, image.info, image.stain_matrix()
+    as_image = [f"scale/{scale}" for scale in config.patch.scales]
+    if not augment or not _augmented(info, config) or augment.original:
+        patches = np.ascontiguousarray(_inner(cut.patches, config))
+        beside = {name: _inner(pixels, config) for name, pixels in cut.beside.items()}
+        if matrix is not None:
+            with device(config.workers).slot(), clock("augment"):
+                plain, nothing = _augmenter(config, Ranges()), [Change()] * len(patches)
+                patches = plain(patches, nothing, matrix)
+                beside |= {name: plain(np.ascontiguousarray(beside[name]), nothing, matrix) for name in as_image}
+        yield 0, patches, beside, []
+    if not augment or not _augmented(info, config):
         return
-    if config.augment.original:
-        rasters = {name: _inner(pixels, config) for name, pixels in cut.rasters.items()}
-        yield 0, np.ascontiguousarray(_inner(cut.patches, config)), rasters, []
     augmenter = _augmenter(config)
-    for copy in range(config.augment.original, config.records_per_patch(info.split)):
+    for copy in range(augment.original, config.records_per_patch(info.split)):
         places = zip(cut.numbers.tolist(), cut.starts.tolist())
         identities = [(info.image_id, config.input.level, *start, number, copy) for number, start in places]
         changes = [draw(augmenter.ranges, functools.partial(_uniform, config.seed, i)) for i in identities]
         with device(config.workers).slot(), clock("augment"):
-            patches = augmenter(cut.patches, changes)
-            rasters = {name: augmenter.turn(pixels, changes) for name, pixels in cut.rasters.items()}
-        yield copy, patches, rasters, changes
+            patches = augmenter(cut.patches, changes, matrix)
+            beside = {
+                name: augmenter(pixels, changes, matrix) if name in as_image else augmenter.turn(pixels, changes)
+                for name, pixels in cut.beside.items()
+            }
+        yield copy, patches, beside, changes
 
 
 def _uniform(seed: int, identity: tuple, name: str) -> float:
@@ -299,19 +339,25 @@ def _uniform(seed: int, identity: tuple, name: str) -> float:
     return digest(seed, "augment", *identity, name) / 2**64
 
 
-def _encode(
-    info: ImageInfo,
-    start: list[int],
-    copy: int,
-    patch: np.ndarray,
-    rasters: dict[str, np.ndarray],
-    extra: tuple,
-    done: str,
-    config: Config,
-) -> tuple[Row, bytes]:
-    level, (row, col) = config.input.level, start
-    beside = {name: encode_patch(pixels, config.input.rasters[name].encoding) for name, pixels in rasters.items()}
-    data = encode_patch(patch, config.output.encoding, config.output.quality)
+class _One(NamedTuple):
+    """What is known of a record beside its pixels; ``extra`` are the values of the columns of scores and covers."""
+
+    info: ImageInfo
+    row: int
+    col: int
+    copy: int
+    label: str
+    extra: tuple
+    done: str
+
+
+def _encode(one: _One, patch: np.ndarray, beside: dict[str, np.ndarray], config: Config) -> tuple[Row, bytes]:
+    info, level, output = one.info, config.input.level, config.output
+    encoded = {
+        name: encode_patch(patch if name == "image" else beside[name], form.encoding, form.quality)
+        for name, form in config.forms.items()
+    }
+    data = encoded.pop("image")
     payload = to_example(
         PatchRecord(
             image=data,
@@ -319,19 +365,20 @@ def _encode(
             dtype=patch.dtype.name,
             image_id=info.image_id,
             level=level,
-            row=row,
-            col=col,
-            label=info.label,
+            row=one.row,
+            col=one.col,
+            label=one.label,
             group=info.group,
             meta=tuple(meta_of(info).items()),
-            rasters=tuple(sorted(beside.items())),
-            copy=copy,
-            augmentation=done if config.has_copies else None,
+            beside=tuple(encoded.items()),
+            copy=one.copy,
+            augmentation=one.done if config.has_copies else None,
         )
     )
-    identity = (info.image_id, level, row, col, copy) if copy else (info.image_id, level, row, col)
-    order = digest(config.seed, "order", *identity) if config.output.order == "shuffled" else 0
-    places = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in sorted(beside.items()))
-    extra = (*extra, copy, done) if config.has_copies else extra
-    image = (payload.index(data), len(data))
-    return Row(order, info, row, col, copy, len(payload), *image, rasters=places, extra=extra), payload
+    identity = (info.image_id, level, one.row, one.col, *([one.copy] if one.copy else []))
+    order = digest(config.seed, "order", *identity) if output.order == "shuffled" else 0
+    places = tuple((payload.rindex(part), len(part)) for part in encoded.values())
+    extra = (*one.extra, one.copy, one.done) if config.has_copies else one.extra
+    found = (payload.index(data), len(data))
+    row = Row(order, info, one.row, one.col, one.copy, one.label, len(payload), *found, beside=places, extra=extra)
+    return row, payload

@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import storage, versions
-from pipeline.config import ConfigError, Raster
+from pipeline.config import Config, ConfigError
 from pipeline.elements import FORMAT, shard_file
-from transforms.encoding import Encoding, decode_patch
+from transforms.encoding import decode_patch
 
 SHARDS = "shards.parquet"
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class Dataset(NamedTuple):
-    """A complete version: its folder and its manifest."""
+    """A complete version: its folder, its manifest, and what it was built with."""
 
     folder: str
     manifest: dict[str, Any]
+    config: Config
 
     def statistics(self) -> dict[str, Any]:
         """The content of ``statistics.json``, see ``pipeline.summary.make_statistics``."""
@@ -54,28 +55,18 @@ class Dataset(NamedTuple):
         table = self.shard_table()
         return [name for name, of in zip(table["shard"].to_pylist(), table["split"].to_pylist()) if of == split]
 
-    def patch(self, row: dict[str, Any]) -> np.ndarray:
-        """The patch ``[H, W, C]`` behind a row of the index: its ``shard``, ``image_offset`` and ``image_length``."""
-        config = self.manifest["config"]
-        return self._decoded(row, "image", config["input"], config["output"]["encoding"])
+    def patch(self, row: dict[str, Any], name: str = "image") -> np.ndarray:
+        """The patch ``[H, W, C]`` behind a row of the index, or another one of the same place.
 
-    def raster(self, row: dict[str, Any], name: str) -> np.ndarray:
-        """The same place in one of its further rasters."""
-        found = self.rasters[name]
-        return self._decoded(row, f"raster/{name}", found.model_dump(), found.encoding)
-
-    @property
-    def rasters(self) -> dict[str, Raster]:
-        """The further rasters of every patch."""
-        given = self.manifest["config"]["input"].get("rasters") or {}
-        return {name: Raster.model_validate(values) for name, values in given.items()}
-
-    def _decoded(self, row: dict[str, Any], name: str, form: dict[str, Any], encoding: Encoding) -> np.ndarray:
+        Args:
+            row: with its ``shard``, ``image_offset`` and ``image_length``, or those of ``name``.
+            name: ``raster/NAME`` or ``scale/4`` for others than the image.
+        """
+        form = self.config.forms[name]
         with storage.open_read(storage.join(self.folder, row["shard"])) as file:
             file.seek(row[f"{name}_offset"])
             data = file.read(row[f"{name}_length"])
-        shape = (*self.manifest["config"]["patch"]["size"], form["channels"])
-        return decode_patch(data, encoding, shape, form["dtype"])
+        return decode_patch(data, form.encoding, (*self.config.patch.size, form.channels), form.dtype)
 
 
 def open_dataset(path: str, version: str | None = None) -> Dataset:
@@ -86,7 +77,7 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
     """
     path = path.rstrip("/")
     if version is None and (manifest := versions.read_manifest(path)):
-        return _checked(Dataset(path, manifest))
+        return _checked(path, manifest)
     name = version or versions.latest(path)
     if name is None:
         raise ConfigError(
@@ -96,17 +87,17 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
     manifest = versions.read_manifest(folder)
     if manifest is None:
         raise ConfigError(f"{folder}: no complete version (manifest.json is missing)")
-    return _checked(Dataset(folder, manifest))
+    return _checked(folder, manifest)
 
 
-def _checked(dataset: Dataset) -> Dataset:
+def _checked(folder: str, manifest: dict[str, Any]) -> Dataset:
     """Refuses what another version of patchbeam wrote in another form."""
-    if (written := dataset.manifest.get("format")) != FORMAT:
+    if (written := manifest.get("format")) != FORMAT:
         raise ConfigError(
-            f"{dataset.folder}: has format {written}, this patchbeam reads format {FORMAT}; "
+            f"{folder}: has format {written}, this patchbeam reads format {FORMAT}; "
             + ("install a newer one" if isinstance(written, int) and written > FORMAT else "build it again")
         )
-    return dataset
+    return Dataset(folder, manifest, Config.model_validate(manifest["config"]))
 
 
 def load(dataset: str, split: str, version: str | None = None) -> tf.data.Dataset:
@@ -121,14 +112,15 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
         ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
         With augmented copies or random crops also ``copy`` (int64) and ``augmentation`` (a string of JSON).
-        With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string).
+        With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string); with
+        further rasters ``raster``, with scales ``scale``, dictionaries of patches.
 
     Raises:
         ConfigError: if there is no such dataset or split.
     """
     import tensorflow as tf
 
-    from transforms.example import META, RASTER
+    from transforms.example import META
 
     found = open_dataset(dataset, version)
     config = found.manifest["config"]
@@ -148,14 +140,15 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
 
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
     size, decoders = config["patch"]["size"], {}
-    for name, raster in found.rasters.items():
-        further[RASTER + name] = tf.io.FixedLenFeature([], tf.string)
-        decoders[name] = _decoder(raster.encoding, tf.dtypes.as_dtype(raster.dtype), [*size, raster.channels])
+    for name in found.config.beside:
+        form, further[name] = found.config.forms[name], tf.io.FixedLenFeature([], tf.string)
+        decoders[name] = _decoder(form.encoding, tf.dtypes.as_dtype(form.dtype), [*size, form.channels])
 
     def parse(data):
         example = tf.io.parse_single_example(data, features | further)
-        if decoders:
-            example["raster"] = {name: decoders[name](example.pop(RASTER + name)) for name in decoders}
+        for name in decoders:
+            kind, _, own = name.partition("/")
+            example.setdefault(kind, {})[own] = decoders[name](example.pop(name))
         if columns:
             example["meta"] = {name: example.pop(META + name) for name in columns}
         return example | {"image": decode(example["image"])}

@@ -13,7 +13,7 @@ from transforms.grid import Box
 
 # The version of what a build writes. It enters every plan digest: code that would write other bytes for the same
 # plan has to change it, so that finished shards of older code are not taken for its own.
-FORMAT = 2
+FORMAT = 3
 
 Reason = Literal[
     "empty_file",  # no bytes
@@ -26,6 +26,9 @@ Reason = Literal[
     "too_small",  # smaller than one patch, and edge is not pad
     "raster_mismatch",  # a raster that belongs to it has another size, or other channels or dtype than configured
     "bad_points",  # the points that belong to it cannot be understood
+    "bad_regions",  # the polygons that belong to it cannot be understood
+    "no_stain",  # too little stained tissue to normalise its colours
+    "no_resolution",  # it does not say how large its pixels are
     "no_such_level",  # fewer pyramid levels than asked for
     "no_such_page",  # fewer images in the file than asked for
     "no_such_band",  # fewer channels than asked for
@@ -81,8 +84,8 @@ class ImageInfo(NamedTuple):
         block_height, block_width: pixels that decode together, the whole image where it has no random access.
         split, label, group: names; ``label`` may be empty.
         mask, points, regions, meta: as in :class:`ImageRef`.
-        facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform`` and ``nodata`` of
-            :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
+        facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform``, ``nodata`` and ``step``
+            of :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
     """
 
     image_id: str
@@ -104,6 +107,14 @@ class ImageInfo(NamedTuple):
     def fact(self, name: str) -> Any:
         """One of the facts; None where the file does not say."""
         return json.loads(self.facts).get(name) if self.facts else None
+
+    @property
+    def step(self) -> tuple[float, float]:
+        """Pixels of full resolution from one pixel to the next, down and across."""
+        if step := self.fact("step"):
+            return step[0], step[1]
+        height, width = (self.fact("levels") or [(self.height, self.width)])[0]
+        return height / self.height, width / self.width
 
     @property
     def placeless(self) -> ImageInfo:

@@ -11,13 +11,12 @@ import apache_beam as beam
 
 from pipeline.config import DTYPES, Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
-from pipeline.isolation import open_isolated
 from pipeline.names import name_of, split_of
 from pipeline.plan import grid_of
 from pipeline.points import centres_of
 from pipeline.rasters import open_raster
 from pipeline.readers import Layout
-from pipeline.readers.converted import Choice
+from pipeline.scaling import open_to_scale
 
 
 @dataclasses.dataclass
@@ -51,28 +50,29 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     """
     label = ref.label or name_of(ref.image_id, config.input.label)
     group = ref.group or name_of(ref.image_id, config.input.group)
-    reader = open_isolated(ref.uri, Choice.of(config.input), config.input.max_seconds)
+    reader = open_to_scale(ref.uri, config.input)
     reader.close()
     layout = reader.layout
     _check_form(layout, config)
-    if config.input.points:
-        centres_of(ref, config, (layout.height, layout.width))
-    elif not grid_of(layout, config).count:
-        raise Unreadable("too_small", _why_no_patch(layout, config.patch))
-    for name in sorted(config.input.rasters):
-        open_raster(ref, name, config.input, (layout.height, layout.width)).close()
     of_ref: dict[str, Any] = ref._asdict() | {
         "split": ref.split or split_of(group, config),
         "label": label,
         "group": group,
     }
     of_layout = {name: getattr(layout, name) for name in ("height", "width", "block_height", "block_width")}
-    return ImageInfo(**of_ref, **of_layout, facts=_facts(layout))
+    info = ImageInfo(**of_ref, **of_layout, facts=_facts(layout))
+    if config.input.points:
+        centres_of(info, config)
+    elif not grid_of(layout, config).count:
+        raise Unreadable("too_small", _why_no_patch(layout, config.patch))
+    for name in sorted(config.input.rasters):
+        open_raster(info, name, config.input).close()
+    return info
 
 
 def _facts(layout: Layout) -> str:
     """What else the header says, as JSON; see :class:`pipeline.elements.ImageInfo`."""
-    known = {name: getattr(layout, name) for name in ("levels", "mpp", "crs", "transform", "nodata")}
+    known = {name: getattr(layout, name) for name in ("levels", "mpp", "crs", "transform", "nodata", "step")}
     known = {name: value for name, value in known.items() if value}
     return json.dumps(known, sort_keys=True) if known else ""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,8 @@ from pipeline.parallel import Clock
 from pipeline.rasters import naming, open_raster
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice
-from transforms import quality
+from pipeline.scaling import ScaledReader, nearest_finer, open_to_scale, read_by_area
+from transforms import quality, stain
 from transforms.grid import Box
 
 
@@ -28,14 +31,49 @@ class OpenImage:
         self._lock = threading.RLock()
         self._opened: Reader | Unreadable | None = None
         self._rasters: dict[str, Reader] = {}
-        self._tissue: int | Unreadable | None = None
+        self._levels: dict[int, Reader] = {}
+        self._known: dict[str, Any] = {}
 
-    def read(self, box: Box) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The pixels of the image and of the rasters that belong to it, see :class:`pipeline.readers.Reader`.
+    def read(self, box: Box) -> np.ndarray:
+        """Pixels of the image, see :class:`pipeline.readers.Reader`.
 
         An image that does not open raises the same error every time.
         """
-        return self._reader().read(box), {name: self._read_raster(name, box) for name in self._rasters}
+        return self._reader().read(box)
+
+    def read_rasters(self, box: Box) -> dict[str, np.ndarray]:
+        """The same pixels of the rasters that belong to the image, by their names."""
+        self._reader()
+        return {name: self._read_raster(name, box) for name in self._rasters}
+
+    def scale_factors(self, scale: int) -> tuple[float, float]:
+        """Pixels that ``scale`` pixels of the image take in the level that they are read from, down and across."""
+        level, step = self._level_for(scale), self.info.step
+        full, size = self._sizes[0], self._sizes[level]
+        return scale * step[0] * size[0] / full[0], scale * step[1] * size[1] / full[1]
+
+    def read_scale(self, scale: int, positions: Sequence[np.ndarray]) -> np.ndarray:
+        """Pixels of ``scale`` times the size, see :func:`pipeline.scaling.read_by_area`.
+
+        Raises:
+            Unreadable: see :class:`pipeline.readers.Reader`.
+        """
+        self._reader()
+        level, patch = self._level_for(scale), self._config.patch
+        with self._lock:
+            if level not in self._levels:
+                choice = Choice.of(self._config.input)._replace(level=level)
+                self._levels[level] = open_isolated(self.info.uri, choice, self._config.input.max_seconds)
+        reader = self._levels[level]
+        return read_by_area(reader, positions, self.scale_factors(scale), patch.pad_mode, patch.pad_value)
+
+    @property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return self.info.fact("levels") or [(self.info.height, self.info.width)]
+
+    def _level_for(self, scale: int) -> int:
+        step = self.info.step
+        return nearest_finer(self._sizes, (scale * step[0], scale * step[1]))
 
     def tissue_threshold(self) -> int:
         """The saturation above which a pixel is tissue: as configured, or Otsu's for some pixels of the whole image.
@@ -46,23 +84,49 @@ class OpenImage:
         wanted = self._config.quality.tissue_threshold if self._config.quality else 0
         if wanted != "otsu" or self._config.input.channels != 3:
             return 0 if wanted == "otsu" else wanted
+        limits = self._config.value_range
+        return self._once("tissue", lambda: quality.otsu(quality.saturation(self._sample(), limits)))
+
+    def stain_matrix(self) -> np.ndarray | None:
+        """What gives the image the stains of the reference, ``[3, 4]`` on densities; None where nothing asks for it.
+
+        Raises:
+            Unreadable: ``no_stain``, or as :meth:`tissue_threshold`.
+        """
+        if not self._config.patch.stain:
+            return None
+
+        def estimate():
+            try:
+                return stain.macenko(self._sample())
+            except ValueError as error:
+                raise Unreadable("no_stain", f"patch.stain: {error}") from error
+
+        return self._once("stain", estimate)
+
+    def _sample(self) -> np.ndarray:
+        return self._once("sample", lambda: sample_pixels(self._reader(), self.info.uri, self._config.input))
+
+    def _once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What ``find`` returns or raises, found once."""
         with self._lock:
-            if self._tissue is None:
+            if name not in self._known:
                 try:
-                    pixels = sample_pixels(self._reader(), self.info.uri, self._config.input)
-                    self._tissue = quality.otsu(quality.saturation(pixels, self._config.value_range))
+                    self._known[name] = find()
                 except Unreadable as error:
-                    self._tissue = error
-        if isinstance(self._tissue, Unreadable):
-            raise self._tissue
-        return self._tissue
+                    self._known[name] = error
+        if isinstance(self._known[name], Unreadable):
+            raise self._known[name]
+        return self._known[name]
 
     def window_done(self) -> None:
         """To be called once for every window."""
         with self._lock:
             self._left -= 1
             if not self._left and self._opened and not isinstance(self._opened, Unreadable):
-                for reader in (self._opened, *self._rasters.values()):
+                self._known.clear()
+                levels = [reader for reader in self._levels.values() if reader.file is not self._opened.file]
+                for reader in (self._opened, *self._rasters.values(), *levels):
                     self._clock.count("bytes_read", reader.file.bytes_read)
                     reader.close()
 
@@ -86,7 +150,7 @@ class OpenImage:
     def _open(self) -> Reader | Unreadable:
         wanted = self._config.input
         try:
-            reader = open_isolated(self.info.uri, Choice.of(wanted), wanted.max_seconds)
+            reader = open_to_scale(self.info.uri, wanted)
         except Unreadable as error:
             return error
         planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
@@ -94,9 +158,11 @@ class OpenImage:
             if reader.layout[:4] != planned:
                 raise Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
             for name in sorted(wanted.rasters):
-                self._rasters[name] = open_raster(self.info, name, wanted, planned[:2])
+                self._rasters[name] = open_raster(self.info, name, wanted)
         except Unreadable as error:
             for opened in (reader, *self._rasters.values()):
                 opened.close()
             return error
+        # What an image that is decoded whole has in memory serves other scales, too.
+        self._levels = {reader.level: reader.source} if isinstance(reader, ScaledReader) else {wanted.level: reader}
         return reader

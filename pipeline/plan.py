@@ -73,7 +73,7 @@ def grid_of(image: Sized, config: Config) -> Grid:
 def patches_of(image: ImageInfo, config: Config) -> int:
     """Number of patches of an image."""
     if config.input.points:
-        return len(centres_of(image, config, (image.height, image.width)))
+        return len(centres_of(image, config))
     if crops := config.patch.crops:
         return crop_count((image.height, image.width), crops.per_image, crops.per_megapixel)
     return grid_of(image, config).count
@@ -150,7 +150,8 @@ def pixel_bytes(config: Config) -> int:
 def patch_bytes(config: Config) -> int:
     """Estimated bytes of a record."""
     height, width = config.patch.size
-    return int(height * width * pixel_bytes(config) * _ENCODED[config.output.encoding]) + _RECORD_OVERHEAD
+    pixels = height * width * (1 + len(config.patch.scales))
+    return int(pixels * pixel_bytes(config) * _ENCODED[config.output.encoding]) + _RECORD_OVERHEAD
 
 
 def shard_count(patches: int, config: Config) -> int:

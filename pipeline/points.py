@@ -6,18 +6,15 @@ import csv
 import functools
 import io
 import json
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pipeline import storage
+from pipeline.annotations import Placing, geometries, number, property_of, read_text, to_pixels
 from pipeline.config import Config, Points
-from pipeline.elements import ImageInfo, ImageRef, Unreadable, is_json
+from pipeline.elements import ImageInfo, Unreadable
 from pipeline.rasters import belonging
 from transforms.centred import centred_start
 from transforms.grid import Edge
-
-_MAX_BYTES = 1 << 28
 
 
 class Centre(NamedTuple):
@@ -28,7 +25,7 @@ class Centre(NamedTuple):
     label: str
 
 
-def centres_of(image: ImageRef | ImageInfo, config: Config, size: tuple[int, int]) -> tuple[Centre, ...]:
+def centres_of(image: ImageInfo, config: Config) -> tuple[Centre, ...]:
     """The patches around the points of an image, in the order of their rows and columns.
 
     Points that would give the same patch count once, with the label of the first; for borders see
@@ -37,17 +34,25 @@ def centres_of(image: ImageRef | ImageInfo, config: Config, size: tuple[int, int
     Raises:
         Unreadable: ``bad_points`` or ``io_error``.
     """
-    points, patch = config.input.points or Points(), config.patch
+    points, patch, size = config.input.points or Points(), config.patch, (image.height, image.width)
     source = belonging(image, points.file, image.points)
-    return _centres(source, image.fingerprint, points.label or "", size, patch.span, patch.edge)
+    place = to_pixels(image, points.coordinates, "bad_points")
+    return _centres(source, image.fingerprint, points.label or "", place, size, patch.span, patch.edge)
 
 
 @functools.lru_cache(maxsize=16)
 def _centres(
-    source: str, _: str, label: str, size: tuple[int, int], span: tuple[int, int], edge: tuple[Edge, Edge]
+    source: str,
+    _: str,
+    label: str,
+    place: Placing,
+    size: tuple[int, int],
+    span: tuple[int, int],
+    edge: tuple[Edge, Edge],
 ) -> tuple[Centre, ...]:
     found: dict[tuple[int, int], str] = {}
-    for x, y, name in _read(source, label) if source else ():
+    for *point, name in _read(source, label) if source else ():
+        x, y = place(*point)
         row, col = (centred_start(*axis) for axis in zip((y, x), span, size, edge))
         if row is not None and col is not None:
             found.setdefault((row, col), name)
@@ -56,21 +61,12 @@ def _centres(
 
 def _read(source: str, label: str) -> Iterator[tuple[float, float, str]]:
     try:
-        text = source if is_json(source) else _text(source)
+        text = read_text(source)
         yield from _of_json(json.loads(text), label) if text.lstrip()[:1] in ("{", "[") else _of_csv(text, label)
-    except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+    except Unreadable as error:
+        raise Unreadable(error.reason, f"points: {error.message}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error) as error:
         raise Unreadable("bad_points", f"points: {type(error).__name__}: {error}") from error
-
-
-def _text(uri: str) -> str:
-    try:
-        with storage.open_read(uri) as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise Unreadable("io_error", f"points: cannot be opened: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise ValueError(f"more than {_MAX_BYTES >> 20} MiB")
-    return data.decode("utf-8-sig")
 
 
 def _of_csv(text: str, label: str) -> Iterator[tuple[float, float, str]]:
@@ -82,33 +78,17 @@ def _of_csv(text: str, label: str) -> Iterator[tuple[float, float, str]]:
         if wanted not in names:
             raise ValueError(f"no column {wanted!r}; there are {', '.join(names) or 'none'}")
     for row in rows:
-        yield _number(row[x]), _number(row[y]), row[label] or "" if label else ""
+        yield number(row[x]), number(row[y]), row[label] or "" if label else ""
 
 
 def _of_json(value: Any, label: str) -> Iterator[tuple[float, float, str]]:
-    """A list of pairs ``[x, y]``, or GeoJSON (RFC 7946) of points; other geometries are an error."""
-    if isinstance(value, list):
-        for one in value:
-            if isinstance(one, dict):
-                yield from _of_json(one, label)
-            else:
-                yield _number(one[0]), _number(one[1]), ""
-    elif value["type"] == "FeatureCollection":
-        for feature in value["features"]:
-            yield from _of_json(feature, label)
-    elif value["type"] == "Feature":
-        name = (value.get("properties") or {}).get(label, "") if label else ""
-        for x, y, _ in _of_json(value["geometry"], ""):
-            yield x, y, "" if name is None else str(name)
-    elif value["type"] in ("Point", "MultiPoint"):
-        places = [value["coordinates"]] if value["type"] == "Point" else value["coordinates"]
-        yield from ((_number(place[0]), _number(place[1]), "") for place in places)
-    else:
-        raise ValueError(f"a {value['type']} is no point")
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no coordinate")
-    return number
+    """Pairs ``[x, y]``, or GeoJSON of points; other geometries are an error."""
+    if isinstance(value, list) and value and not isinstance(value[0], dict):
+        yield from ((number(x), number(y), "") for x, y, *_ in value)
+        return
+    for geometry, properties in geometries(value):
+        if geometry["type"] not in ("Point", "MultiPoint"):
+            raise ValueError(f"a {geometry['type']} is no point")
+        places = [geometry["coordinates"]] if geometry["type"] == "Point" else geometry["coordinates"]
+        name = property_of(properties, label) if label else ""
+        yield from ((number(place[0]), number(place[1]), name) for place in places)

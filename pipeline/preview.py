@@ -77,8 +77,8 @@ def describe(dataset: Dataset) -> str:
     config, account = manifest["config"], manifest["accounts"]
     height, width = config["patch"]["size"]
     form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
-    kinds = {"meta": config["input"].get("columns"), "raster": config["input"].get("rasters")}
-    further = "".join(f", {kind}/{name}" for kind, names in kinds.items() for name in names or {})
+    names = [f"meta/{name}" for name in dataset.config.input.columns or ()] + dataset.config.beside
+    further = "".join(f", {name}" for name in names)
     lines = [
         f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
         f"folder    {dataset.folder}",

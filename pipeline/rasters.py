@@ -8,18 +8,21 @@ import re
 from collections.abc import Iterator
 
 from pipeline import storage
-from pipeline.config import Input, Replace
+from pipeline.config import Input, Raster, Replace
 from pipeline.elements import ImageInfo, ImageRef, Unreadable
 from pipeline.isolation import open_isolated
+from pipeline.polygons import PolygonReader, is_polygons
 from pipeline.readers import Layout, Reader
 from pipeline.readers.converted import Choice
+from pipeline.scaling import NearestReader
 
 _BATCH = 10_000
 
 
 def raster_uri(image: ImageRef | ImageInfo, name: str, config: Input) -> str:
-    """Where the raster ``name`` of an image is; empty where nothing says so."""
-    return belonging(image, config.rasters[name].file, image.mask)
+    """Where the raster ``name`` of an image is, or its polygons as JSON; empty where nothing says so."""
+    file = config.rasters[name].file
+    return belonging(image, file, image.regions if file == "regions" else image.mask)
 
 
 def belonging(image: ImageRef | ImageInfo, rule: Replace | str, given: str) -> str:
@@ -45,22 +48,26 @@ def with_raster_fingerprints(refs: Iterator[ImageRef], config: Input) -> Iterato
             yield ref._replace(fingerprint="+".join(parts))
 
 
-def open_raster(image: ImageRef | ImageInfo, name: str, config: Input, size: tuple[int, int]) -> Reader:
-    """Opens a raster of an image whose height and width at the level that is cut are ``size``.
+def open_raster(image: ImageInfo, name: str, config: Input) -> Reader:
+    """Opens a raster of an image, with its height and width.
+
+    Of a raster that has the size of another level of the image the nearest pixels are taken.
 
     Raises:
         Unreadable: if it is not there, cannot be read, or is not what the configuration and the image ask for.
     """
-    wanted, uri = config.rasters[name], raster_uri(image, name, config)
+    wanted, uri, size = config.rasters[name], raster_uri(image, name, config), (image.height, image.width)
     with naming(name, image, config):
+        if wanted.file == "regions" or (uri and is_polygons(uri)):
+            return PolygonReader(image, uri, wanted)
         if not uri:
             raise Unreadable("raster_mismatch", "there is none: nothing in the manifest, or the rule finds nothing")
         choice = Choice(level=wanted.level, dtype=wanted.dtype)
         reader = open_isolated(uri, choice, config.max_seconds)
-        if problem := _problem(reader.layout, size, wanted.channels, wanted.dtype):
+        if problem := _problem(reader.layout, image, wanted):
             reader.close()
             raise Unreadable("raster_mismatch", problem)
-    return reader
+    return reader if reader.layout[:2] == size else NearestReader(reader, size)
 
 
 @contextlib.contextmanager
@@ -73,12 +80,14 @@ def naming(name: str, image: ImageRef | ImageInfo, config: Input) -> Iterator[No
         raise Unreadable(error.reason, f"raster {name}: {message}") from error
 
 
-def _problem(found: Layout, size: tuple[int, int], channels: int, dtype: str) -> str | None:
-    if (found.height, found.width) != size:
+def _problem(found: Layout, image: ImageInfo, wanted: Raster) -> str | None:
+    levels = [tuple(size) for size in image.fact("levels") or ()]
+    if found[:2] not in [(image.height, image.width), *levels]:
         return (
-            f"{found.height} x {found.width} pixels, the image has {size[0]} x {size[1]}; they have to be the same, "
-            "see input.level and the level of the raster"
+            f"{found.height} x {found.width} pixels, the image has {image.height} x {image.width}; they have to be the "
+            "same, or those of another level of the image"
         )
-    if (found.channels, found.dtype) != (channels, dtype):
-        return f"{found.channels}-channel {found.dtype}, the configuration asks for {channels}-channel {dtype}"
+    if (found.channels, found.dtype) != (wanted.channels, wanted.dtype):
+        asked = f"{wanted.channels}-channel {wanted.dtype}"
+        return f"{found.channels}-channel {found.dtype}, the configuration asks for {asked}"
     return None

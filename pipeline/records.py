@@ -6,15 +6,16 @@ import functools
 import hashlib
 import io
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config import Config
 from pipeline.elements import ImageInfo, meta_of
-from transforms.example import META, RASTER, patch_key
+from transforms.example import META, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -32,6 +33,8 @@ INDEX_SCHEMA = pa.schema(
         ("length", pa.int64()),
         ("image_offset", pa.int64()),  # of the encoded patch in the file, and its length
         ("image_length", pa.int64()),
+        ("to_level0", pa.list_(pa.float64())),  # from pixels of the patch to full resolution, see _affine
+        ("to_world", pa.list_(pa.float64())),  # and to the coordinate system of the image, if it has one
     ]
 )
 SCORES_SCHEMA = pa.schema(
@@ -53,11 +56,12 @@ class Row(NamedTuple):
         image: where the patch was cut.
         row, col: its first pixel.
         copy: which of the records of this patch, see ``transforms.example.PatchRecord``.
+        label: of the patch.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in the spool.
-        extra: values of the columns that only some datasets have.
-        rasters: offset and length in the Example of the patches of the further rasters, by their names.
+        extra: values of the columns of scores, covers and copies.
+        beside: offset and length in the Example of each of ``config.beside``.
     """
 
     order: int
@@ -65,12 +69,13 @@ class Row(NamedTuple):
     row: int
     col: int
     copy: int
+    label: str
     length: int
     image_offset: int
     image_length: int
     spooled: int = 0
     extra: tuple = ()
-    rasters: tuple[tuple[int, int], ...] = ()
+    beside: tuple[tuple[int, int], ...] = ()
 
 
 def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
@@ -113,43 +118,31 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def index_schema(
-    columns: Mapping[str, str] | None, rasters: Iterable[str] = (), extra: Iterable[pa.Field] = ()
-) -> pa.Schema:
+def index_schema(config: Config) -> pa.Schema:
     """``INDEX_SCHEMA`` with what only some datasets have.
 
-    Args:
-        columns: of a manifest, name -> kind; called ``meta/<name>``.
-        rasters: names of further rasters; the places of their patches are called ``raster/<name>_offset``, ``_length``.
-        extra: such as ``SCORES_SCHEMA``.
+    Further columns of a manifest are called ``meta/<name>``, the places of further patches ``raster/<name>_offset`` and
+    ``_length``, or ``scale/...``, and the shares of classes ``cover/<raster>/<class>``.
     """
-    further = [(META + name, _KINDS[kind]) for name, kind in sorted((columns or {}).items())]
-    places = [(f"{RASTER}{name}_{what}", pa.int64()) for name in sorted(rasters) for what in ("offset", "length")]
-    return pa.schema([*INDEX_SCHEMA, *further, *places, *extra])
+    further = [(META + name, _KINDS[kind]) for name, kind in sorted((config.input.columns or {}).items())]
+    places = [(f"{name}_{what}", pa.int64()) for name in config.beside for what in ("offset", "length")]
+    covers = [(f"cover/{name}", pa.float32()) for name in config.covers]
+    scores, copies = SCORES_SCHEMA if config.quality else (), COPY_SCHEMA if config.has_copies else ()
+    return pa.schema([*INDEX_SCHEMA, *further, *places, *scores, *covers, *copies])
 
 
-def make_index(
-    split: str,
-    shard: str,
-    level: int,
-    rows: Sequence[Row],
-    columns: Mapping[str, str] | None = None,
-    rasters: Iterable[str] = (),
-    extra: Iterable[pa.Field] = (),
-) -> bytes:
+def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> bytes:
     """The index of one shard as Parquet.
 
     Args:
         split: of the shard.
         shard: its file name.
-        level: pyramid level of the patches.
         rows: its patches, in the order of the file.
-        columns: the further columns of the images.
-        rasters: names of the further rasters.
-        extra: the columns of ``Row.extra``.
+        config: the build.
     """
-    schema = index_schema(columns, rasters, extra)
+    schema, level = index_schema(config), config.input.level
     further = functools.cache(lambda image: tuple(meta_of(image).values()))
+    placing = functools.cache(_placing)
     entries, offset = [], _HEADER
     for number, row in enumerate(rows):
         image = row.image
@@ -162,13 +155,14 @@ def make_index(
                 level,
                 row.row,
                 row.col,
-                image.label,
+                row.label,
                 image.group,
                 split,
                 shard,
                 *place,
+                *(base and _affine(base, row, config.patch.dilation) for base in placing(image)),
                 *further(image),
-                *(number for start, length in row.rasters for number in (offset + start, length)),
+                *(number for start, length in row.beside for number in (offset + start, length)),
                 *row.extra,
             )
         )
@@ -178,3 +172,18 @@ def make_index(
     out = io.BytesIO()
     pq.write_table(pa.table(arrays, schema=schema), out)
     return out.getvalue()
+
+
+def _placing(image: ImageInfo) -> tuple[Sequence[float], Sequence[float] | None]:
+    """From pixels of the image, as it is cut, to full resolution and to the world."""
+    down, across = image.step
+    return (across, 0, 0, 0, down, 0), image.fact("transform")
+
+
+def _affine(base: Sequence[float], row: Row, dilation: tuple[int, int]) -> list[float]:
+    """(a, b, c, d, e, f) with x = a * column + b * row + c and y = d * column + e * row + f, of a pixel's upper left
+    corner; rows and columns are those of the patch, as it was cut."""
+    a, b, c, d, e, f = base
+    down, across = dilation
+    c, f = a * row.col + b * row.row + c, d * row.col + e * row.row + f
+    return [a * across, b * down, c, d * across, e * down, f]

@@ -26,7 +26,7 @@ from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_f
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.plan import cells_of, windows_of
-from pipeline.records import COPY_SCHEMA, SCORES_SCHEMA, Row, make_index, write_records
+from pipeline.records import Row, make_index, write_records
 from transforms import moments
 from transforms.grid import Cells
 from transforms.quality import Duplicates
@@ -110,15 +110,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
         with clock("write"):
             with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
                 size, checksum = write_records(file, spool, content.rows)
-            index = make_index(
-                plan.split,
-                shard_file(plan.name),
-                config.input.level,
-                content.rows,
-                config.input.columns,
-                config.input.rasters,
-                [*(SCORES_SCHEMA if config.quality else ()), *(COPY_SCHEMA if config.has_copies else ())],
-            )
+            index = make_index(plan.split, shard_file(plan.name), content.rows, config)
             storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
     result = ShardResult(
         plan=plan.digest(config.content_digest()),
@@ -129,7 +121,7 @@ def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> t
         index_bytes=len(index),
         index_sha256=hashlib.sha256(index).hexdigest(),
         images=_count_images(plan, config, content),
-        labels=dict(sorted(collections.Counter(row.image.label for row in content.rows).items())),
+        labels=dict(sorted(collections.Counter(row.label for row in content.rows).items())),
         filtered=dict(sorted(sum(content.filtered.values(), collections.Counter()).items())),
         rejected=tuple(sorted(content.rejected)),
         moments=moments.to_json(content.moments),

@@ -69,7 +69,7 @@ def stitch_image(
     Raises:
         ConfigError: if the image or the predictions are not there or do not fit.
     """
-    config = Config.model_validate(dataset.manifest["config"])
+    config = dataset.config
     if config.patch.crops or config.input.points:
         how = "random crops" if config.patch.crops else "patches around points"
         raise ConfigError(f"{dataset.folder}: {how} do not cover an image; stitch a dataset that is cut in a grid")
@@ -120,20 +120,17 @@ def open_patches(dataset: Dataset, image_id: str, raster: str | None = None) -> 
     Raises:
         ConfigError: if there is no such raster.
     """
-    if raster and raster not in dataset.rasters:
-        raise ConfigError(f"--raster {raster}: is not in {dataset.folder}; there are {list(dataset.rasters) or 'none'}")
-    name = f"raster/{raster}" if raster else "image"
+    rasters, name = [*dataset.config.input.rasters], f"raster/{raster}" if raster else "image"
+    if raster and raster not in rasters:
+        raise ConfigError(f"--raster {raster}: is not in {dataset.folder}; there are {', '.join(rasters) or 'none'}")
     rows: dict[str, dict[str, Any]] = {}
     for shard in dataset.shard_table()["shard"].to_pylist():
         with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
             columns = ["key", "shard", f"{name}_offset", f"{name}_length"]
             table = pq.read_table(file, columns=columns, filters=[("image_id", "=", image_id)])
         rows |= {row["key"]: row for row in table.to_pylist()}
-    if raster:
-        form = dataset.rasters[raster]
-        return Source(lambda key: dataset.raster(rows[key], raster), set(rows), form.channels, np.dtype(form.dtype))
-    config = dataset.manifest["config"]["input"]
-    return Source(lambda key: dataset.patch(rows[key]), set(rows), config["channels"], np.dtype(config["dtype"]))
+    form = dataset.config.forms[name]
+    return Source(lambda key: dataset.patch(rows[key], name), set(rows), form.channels, np.dtype(form.dtype))
 
 
 def open_predictions(folder: str, image_id: str, config: Config) -> Source:

@@ -54,7 +54,7 @@ def _describe(part: Sums) -> dict[str, Any]:
 
 def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None:
     """``features.json`` and ``dataset_info.json`` as TensorFlow Datasets 4.9 reads them; 64-bit numbers are strings."""
-    image = _image(config.patch.size, config.input.channels, config.input.dtype, config.output.encoding)
+    image = _image(config.patch.size, *config.forms["image"][:3])
     text = {"pythonClassName": _feature_class("text_feature.Text"), "text": {}}
     features = {"image": image, "shape": _tensor("int64", {"dimensions": ["3"]})}
     features |= {name: text for name in ("dtype", "key", "image_id", "label", "group")}
@@ -64,10 +64,11 @@ def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None
     kinds = {"integer": _tensor("int64", {}), "number": _tensor("float32", {}), "text": text}
     if config.input.columns:
         features["meta"] = _features_dict({name: kinds[kind] for name, kind in config.input.columns.items()})
-    if config.input.rasters:
-        rasters = config.input.rasters.items()
-        encoded = {name: _image(config.patch.size, r.channels, r.dtype, r.encoding) for name, r in rasters}
-        features["raster"] = _features_dict(encoded)
+    for kind in ("raster", "scale"):
+        forms = {name.partition("/")[2]: form for name, form in config.forms.items() if name.startswith(f"{kind}/")}
+        if forms:
+            encoded = {name: _image(config.patch.size, *form[:3]) for name, form in forms.items()}
+            features[kind] = _features_dict(encoded)
     _write_json(folder, "features.json", _features_dict(features))
     splits = [
         {

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config import Raster
+from pipeline.config import Config
 from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import index_file, receipt_file, shard_file
 from pipeline.records import read_record
 from transforms.encoding import decode_patch
-from transforms.example import META, RASTER, from_example
+from transforms.example import META, from_example
 
 
 def verify(dataset: Dataset, threads: int) -> list[str]:
@@ -110,19 +110,20 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict
         raise ValueError(f"the index says offset {row['offset']} and length {row['length']}")
     if payload[start : start + row["image_length"]] != record.image:
         raise ValueError(f"the index says image offset {row['image_offset']} and length {row['image_length']}")
-    _check_rasters(payload, dict(record.rasters), row, config)
+    _check_beside(payload, dict(record.beside), row, config)
 
 
-def _check_rasters(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: dict[str, Any]) -> None:
-    wanted = {name: Raster.model_validate(values) for name, values in (config["input"].get("rasters") or {}).items()}
-    if found.keys() != wanted.keys():
-        raise ValueError(f"has the rasters {sorted(found)}, the dataset {sorted(wanted)}")
-    for name, raster in wanted.items():
-        decode_patch(found[name], raster.encoding, (*config["patch"]["size"], raster.channels), raster.dtype)
-        offset, length = row[f"{RASTER}{name}_offset"], row[f"{RASTER}{name}_length"]
+def _check_beside(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: dict[str, Any]) -> None:
+    """The same of the patches of further rasters and scales."""
+    forms = Config.model_validate(config).forms
+    if found.keys() != forms.keys() - {"image"}:
+        raise ValueError(f"has beside its image {sorted(found)}, the dataset {sorted(forms.keys() - {'image'})}")
+    for name, form in list(forms.items())[1:]:
+        decode_patch(found[name], form.encoding, (*config["patch"]["size"], form.channels), form.dtype)
+        offset, length = row[f"{name}_offset"], row[f"{name}_length"]
         start = offset - row["offset"]
         if payload[start : start + length] != found[name]:
-            raise ValueError(f"the index says offset {offset} and length {length} of raster {name}")
+            raise ValueError(f"the index says offset {offset} and length {length} of {name}")
 
 
 def _stored(value: Any) -> Any:

@@ -9,6 +9,7 @@ MODULES = [
     "transforms.patches",
     "transforms.stitch",
     "transforms.taps",
+    "transforms.polygons",
     "pipeline.pyramid",
     "transforms.pixels",
     "transforms.moments",

@@ -44,7 +44,9 @@ records = st.builds(
     ).map(lambda columns: tuple(sorted(columns.items()))),
     copy=st.integers(0, 2**31 - 1),
     augmentation=st.text(),
-    rasters=st.dictionaries(st.text(), st.binary(max_size=40), max_size=3).map(lambda r: tuple(sorted(r.items()))),
+    beside=st.dictionaries(st.text().map("raster/{}".format), st.binary(max_size=40), max_size=3).map(
+        lambda found: tuple(sorted(found.items()))
+    ),
 )
 
 

@@ -98,8 +98,8 @@ def test_every_raster_of_every_patch_is_that_of_its_pixels(make, patch):
     assert len(rows) > 8
     for row in rows:
         image = dataset.patch(row)
-        np.testing.assert_array_equal(dataset.raster(row, "mask"), classes(image))
-        np.testing.assert_array_equal(dataset.raster(row, "later")[..., 3], image[..., 0] + np.float32(0.375))
+        np.testing.assert_array_equal(dataset.patch(row, "raster/mask"), classes(image))
+        np.testing.assert_array_equal(dataset.patch(row, "raster/later")[..., 3], image[..., 0] + np.float32(0.375))
     assert verify(dataset, threads=1) == []
 
 
@@ -108,7 +108,7 @@ def test_outside_of_the_image_a_raster_has_its_own_pad_value(make):
     corner = next(row for row in index_of(dataset) if (row["image_id"], row["row"], row["col"]) == ("b.tif", 48, 40))
 
     assert (dataset.patch(corner)[13:] == 7).all() and (dataset.patch(corner)[:, 7:] == 7).all()
-    mask = dataset.raster(corner, "mask")
+    mask = dataset.patch(corner, "raster/mask")
     assert (mask[13:] == 255).all() and (mask[:, 7:] == 255).all()
     np.testing.assert_array_equal(mask[:13, :7], classes(gradient(61, 47)[48:, 40:]))
 
@@ -121,7 +121,7 @@ def test_beside_a_jpeg_the_mask_stays_exact(make, root):
     for row in index_of(dataset):
         if row["image_id"] == "a.tif" and row["row"] + 16 <= 90 and row["col"] + 20 <= 133:
             place = slice(row["row"], row["row"] + 16), slice(row["col"], row["col"] + 20)
-            np.testing.assert_array_equal(dataset.raster(row, "mask"), classes(gradient(90, 133)[place]))
+            np.testing.assert_array_equal(dataset.patch(row, "raster/mask"), classes(gradient(90, 133)[place]))
 
 
 def test_tensorflow_and_its_datasets_read_them(make):
@@ -203,7 +203,9 @@ def test_a_changed_mask_makes_another_dataset_and_the_same_one_does_not(make, ro
     dataset, changed = make()
 
     assert (first.unchanged, again.unchanged, changed.unchanged) == (False, True, False)
-    assert all((dataset.raster(row, "mask") == 3).all() for row in index_of(dataset) if row["image_id"] == "a.tif")
+    assert all(
+        (dataset.patch(row, "raster/mask") == 3).all() for row in index_of(dataset) if row["image_id"] == "a.tif"
+    )
 
 
 def test_the_mask_of_a_manifest_is_taken(make, root):
@@ -213,4 +215,4 @@ def test_the_mask_of_a_manifest_is_taken(make, root):
     rows = index_of(dataset)
     assert len(rows) == 42
     for row in rows:
-        np.testing.assert_array_equal(dataset.raster(row, "truth"), classes(dataset.patch(row)))
+        np.testing.assert_array_equal(dataset.patch(row, "raster/truth"), classes(dataset.patch(row)))

@@ -6,14 +6,16 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from pipeline.config import Config
 from pipeline.elements import ImageInfo
 from pipeline.records import INDEX_SCHEMA, Row, make_index, read_record, write_records
 
 IMAGE = ImageInfo("a/b.tif", "", "", 9, 9, 3, 3, "train", "cat", "g")
+CONFIG = Config.model_validate({"input": {"images": "a", "level": 1}, "output": {"path": "b"}})
 PAYLOADS = [b"first", b"", b"third" * 1000]
 SPOOL = b"".join(PAYLOADS)
 ROWS = [
-    Row(0, IMAGE, 10 * n, 7, 0, len(payload), 2, 3, SPOOL.index(payload) if payload else 5)
+    Row(0, IMAGE, 10 * n, 7, 0, "cat", len(payload), 2, 3, SPOOL.index(payload) if payload else 5)
     for n, payload in enumerate(PAYLOADS)
 ]
 
@@ -53,7 +55,7 @@ def test_a_damaged_record_is_an_error(damage, message):
 
 
 def test_the_index_says_where_everything_lies():
-    index = pq.read_table(io.BytesIO(make_index("train", "shard", 1, ROWS)))
+    index = pq.read_table(io.BytesIO(make_index("train", "shard", ROWS, CONFIG)))
     assert index.schema == INDEX_SCHEMA
     data = written(ROWS)
     for number, (row, payload) in enumerate(zip(index.to_pylist(), PAYLOADS)):
@@ -63,4 +65,4 @@ def test_the_index_says_where_everything_lies():
 
 
 def test_the_index_of_an_empty_shard_has_the_same_columns():
-    assert pq.read_table(io.BytesIO(make_index("train", "shard", 0, []))).schema == INDEX_SCHEMA
+    assert pq.read_table(io.BytesIO(make_index("train", "shard", [], CONFIG))).schema == INDEX_SCHEMA

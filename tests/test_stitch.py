@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import taps
+from transforms import weigh
 from transforms.grid import Box, Cells, Grid
 from transforms.patches import cut, make_cutter, plan_window
 from transforms.stitch import blend_weights, plan_stitch, stitch, stitch_window
@@ -170,7 +170,7 @@ def test_one_trace_for_each_dtype_serves_all_sizes_and_blends():
             grid = Grid.of(shape, (3, 4), (2, 3), "pad")
             stitch(cut_all(noise((*shape, 2), "uint8"), grid), grid, blend)
 
-    assert taps._traced(taps.tf.uint8).experimental_get_tracing_count() == 1
+    assert weigh._traced(weigh.tf.uint8).experimental_get_tracing_count() == 1
 
 
 def test_an_unknown_blend_is_an_error_that_lists_them():

@@ -16,6 +16,7 @@ meta/...   any    further columns of the image: int64, float (32 bits) or bytes
 copy       int64  number of the record among those of its patch, see below; 0 where left out
 augment... bytes  ``augmentation``: what was done to the patch, JSON; left out where nothing ever is
 raster/... bytes  further rasters of the same pixels, encoded without loss
+scale/...  bytes  the surroundings at a coarser scale, encoded as the image
 ========== ====== =====================================================================
 """
 
@@ -29,9 +30,9 @@ import tensorflow as tf
 class PatchRecord(NamedTuple):
     """An encoded patch and where it comes from; the fields are the features of the Example.
 
-    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``rasters`` the
-    encoded patches of further rasters, named ``raster/<name>``. ``copy`` is 0 for a patch as it was cut and counts its
-    augmented copies; of random crops it counts on through all of the image.
+    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``beside`` the
+    encoded patches of further rasters and scales by the names of their features. ``copy`` is 0 for a patch as it was
+    cut and counts its augmented copies; of random crops it counts on through all of the image.
     """
 
     image: bytes
@@ -46,7 +47,7 @@ class PatchRecord(NamedTuple):
     meta: tuple[tuple[str, int | float | str], ...] = ()
     copy: int = 0
     augmentation: str | None = None
-    rasters: tuple[tuple[str, bytes], ...] = ()
+    beside: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def key(self) -> str:
@@ -59,7 +60,8 @@ def patch_key(image_id: str, level: int, row: int, col: int, copy: int = 0) -> s
     return f"{image_id}#{level}/{row}/{col}" + (f"/{copy}" if copy else "")
 
 
-META, RASTER = "meta/", "raster/"  # TensorFlow Datasets reads them as dictionaries called meta and raster
+# TensorFlow Datasets reads these as dictionaries called meta, raster and scale.
+META, BESIDE = "meta/", ("raster/", "scale/")
 _NUMBERS = {"shape": 3, "level": 1, "row": 1, "col": 1}
 _TEXTS = ("dtype", "image_id", "label", "group", "key")
 
@@ -74,7 +76,7 @@ def to_example(record: PatchRecord) -> bytes:
     values |= {META + name: value for name, value in values.pop("meta")}
     if record.augmentation is None and not record.copy:
         del values["copy"], values["augmentation"]
-    values |= {RASTER + name: value for name, value in values.pop("rasters")}
+    values |= dict(values.pop("beside"))
     entries = ({name: _feature(value)} for name, value in values.items())
     features = b"".join(tf.train.Features(feature=entry).SerializeToString() for entry in entries)
     return b"\x0a" + _varint(len(features)) + features  # field 1 of Example, a message
@@ -107,15 +109,13 @@ def from_example(data: bytes) -> PatchRecord:
         augmentation = features["augmentation"].bytes_list.value[0].decode() if "augmentation" in features else None
         height, width, channels = features["shape"].int64_list.value
         meta = tuple(sorted((name[len(META) :], _value(features[name])) for name in features if name.startswith(META)))
-        rasters = tuple(
-            sorted((n[len(RASTER) :], features[n].bytes_list.value[0]) for n in features if n.startswith(RASTER))
-        )
+        beside = tuple(sorted((n, features[n].bytes_list.value[0]) for n in features if n.startswith(BESIDE)))
     except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
         raise ValueError(f"not an Example of a patch: {error}") from error
     key = text.pop("key")
     image, shape = features["image"].bytes_list.value[0], (height, width, channels)
     record = PatchRecord(image, shape, **text, **numbers, meta=meta)
-    record = record._replace(copy=copy, augmentation=augmentation, rasters=rasters)
+    record = record._replace(copy=copy, augmentation=augmentation, beside=beside)
     if key != record.key:
         raise ValueError(f"key {key!r} does not fit the other features, which give {record.key!r}")
     return record

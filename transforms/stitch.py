@@ -25,7 +25,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from transforms.grid import Axis, Box, Cells, Grid
-from transforms.taps import Taps, make_taps, weigh
+from transforms.taps import Taps, make_taps
+from transforms.weigh import weigh
 
 Blend = Literal["average", "hann", "gaussian", "crop"]
 

@@ -1,16 +1,25 @@
-"""Weighted sums of pixels along the two axes of an image, each axis for itself.
+"""Where pixels come from, along one axis: *taps*, with the weights that they count with.
 
 What stitching, blending and resampling have in common: every pixel of the result is a weighted sum of a few pixels of
-the source, its *taps*, and the weights are products of one number for the row and one for the column.
+the source, and the weights are products of one number for the row and one for the column. ``transforms.weigh`` makes
+the sums.
+
+Other sizes of pixels are made by area: each pixel of the result is the mean of the source over the square that it
+covers. The source is taken as constant within each of its pixels, so a pixel that is covered by half counts half (the
+box kernel; GDAL calls it ``average`` and OpenCV ``INTER_AREA``). It is defined for any factor, keeps sums, and never
+makes up a value outside the range of its source.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+from transforms.grid import PadMode, source_index
+
+# Nearer to the border of a pixel than this an edge lies on it: factors such as 0.5 / 0.1 are no whole numbers.
+_EPSILON = 1e-6
 
 
 class Taps(NamedTuple):
@@ -57,50 +66,40 @@ def make_taps(target: np.ndarray, source: np.ndarray, weight: np.ndarray, count:
     return Taps(index, np.divide(weights, total, out=weights, where=total > 0))
 
 
-def weigh(pixels: np.ndarray | tf.Tensor, rows: Taps, cols: Taps) -> tf.Tensor:
-    """The weighted sums ``[N, M, C]`` of ``pixels [H, W, C]``, in their dtype.
+def scaled_length(length: int, factor: float) -> int:
+    """Pixels of an axis of ``length`` when each takes ``factor`` of them: the nearest whole number, and at least 1.
 
-    Sums are made in float32 for integers of 8 and 16 bits and in float64 for all else, so that the mean of equal values
-    is that value; the rows' before the columns' and the taps in their order, so that a pixel of the result does not
-    depend on what is computed beside it. Integers are rounded, halves to the even neighbour. Where every pixel has one
-    tap, values are copied and nothing is computed; a pixel without taps is 0.
+    >>> scaled_length(1000, 4), scaled_length(1001, 2.5), scaled_length(1, 16)
+    (250, 400, 1)
     """
-    return _traced(tf.as_dtype(pixels.dtype))(pixels, *rows, *cols)
+    return max(1, round(length / factor))
 
 
-@functools.cache
-def _traced(dtype: tf.DType) -> tf.types.experimental.PolymorphicFunction:
-    """One trace for all sizes and numbers of taps."""
-    index, weight = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)
-    exact = tf.float32 if dtype.is_integer and dtype.size <= 2 else tf.float64
-    # Weight 0 gives 0, whatever stands there: a NaN belongs to the pixels whose tap it is.
-    times = tf.multiply if dtype.is_integer else tf.math.multiply_no_nan
+def area_taps(starts: np.ndarray, factor: float, length: int, pad: PadMode) -> tuple[int, int, Taps, bool]:
+    """Where the pixels of one axis of the result come from.
 
-    def along(pixels, index, weight, axis):
-        shape, weight = [-1, 1, 1] if axis == 0 else [1, -1, 1], tf.cast(weight, exact)
-        tap = lambda k: tf.cast(tf.gather(pixels, index[:, k], axis=axis), exact)
-        term = lambda k: times(tap(k), tf.reshape(weight[:, k], shape))
-        more = lambda k, total: (k + 1, total + term(k))
-        shapes = (tf.TensorShape([]), tf.TensorShape([None, None, None]))
-        return tf.while_loop(lambda k, _: k < tf.shape(index)[1], more, (1, term(0)), shapes)[1]
+    Args:
+        starts: ``[N]``: where each pixel of the result begins, in pixels of the source; may lie outside of it.
+        factor: pixels of the source that each takes.
+        length: pixels of the source.
+        pad: what lies outside of it, see :func:`transforms.grid.source_index`.
 
-    def finished(total):
-        if dtype.is_integer:
-            total = tf.clip_by_value(tf.round(total), dtype.min, dtype.max)
-        return tf.cast(total, dtype)
+    Returns:
+        The first pixel of the source that is needed, their number, the taps relative to the first one, and whether
+        the pixel behind the last one is needed, too: the one with the constant of ``pad``.
 
-    def copied(pixels, rows, cols, row_weight, col_weight):
-        picked = tf.gather(tf.gather(pixels, rows[:, 0]), cols[:, 0], axis=1)
-        known = (row_weight[:, 0] > 0)[:, None, None] & (col_weight[:, 0] > 0)[None, :, None]
-        return tf.cond(tf.reduce_all(known), lambda: picked, lambda: tf.where(known, picked, tf.zeros([], dtype)))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None], dtype), index, weight, index, weight])
-    def weighted(pixels, rows, row_weight, cols, col_weight):
-        single = (tf.shape(rows)[1] == 1) & (tf.shape(cols)[1] == 1)
-        return tf.cond(
-            single,
-            lambda: copied(pixels, rows, cols, row_weight, col_weight),
-            lambda: finished(along(along(pixels, rows, row_weight, 0), cols, col_weight, 1)),
-        )
-
-    return weighted
+    >>> first, count, taps, _ = area_taps(np.array([3.0, 5.5]), 2.5, 20, "reflect")
+    >>> first, count, taps.pixel.tolist(), taps.weight.tolist()
+    (3, 5, [[0, 1, 2], [2, 3, 4]], [[0.4, 0.4, 0.2], [0.2, 0.4, 0.4]])
+    """
+    low, high = (np.where(abs(e - np.rint(e)) < _EPSILON, np.rint(e), e) for e in (starts, starts + factor))
+    first, last = np.floor(low).astype(np.int64), np.ceil(high).astype(np.int64)
+    position = first[:, None] + np.arange(int((last - first).max()))
+    share = np.minimum(position + 1, high[:, None]) - np.maximum(position, low[:, None])
+    target, slot = np.nonzero(share > 0)
+    pixel = source_index(position[target, slot], length, pad)
+    inside = pixel >= 0
+    start = int(pixel[inside].min()) if inside.any() else 0
+    count = int(pixel.max()) + 1 - start if inside.any() else 1
+    taps = make_taps(target, np.where(inside, pixel - start, count), share[target, slot], len(starts))
+    return start, count, taps, not inside.all()

@@ -43,6 +43,8 @@ class Layout(NamedTuple):
         transform: (a, b, c, d, e, f) with x = a * col + b * row + c and y = d * col + e * row + f, for the upper left
             corner of a pixel; None where the file does not say.
         nodata: the value of pixels without data, as text, so that NaN equals itself; may be empty.
+        step: pixels of full resolution from one pixel to the next, down and across; None where this follows from
+            ``levels``.
     """
 
     height: int
@@ -58,6 +60,7 @@ class Layout(NamedTuple):
     crs: str = ""
     transform: tuple[float, ...] | None = None
     nodata: str = ""
+    step: tuple[float, float] | None = None
 
     @property
     def is_whole(self) -> bool:

@@ -1,0 +1,47 @@
+"""How much of a patch each class of a raster covers: what is kept because of it, and the label that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.config import Bounds, Config, PatchLabel
+
+
+def shares(rasters: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+    """``raster/class`` -> share of the pixels of each patch, ``[N]`` float64 0..1, of all rasters with classes.
+
+    Args:
+        rasters: name -> patches ``[N, H, W, 1]``.
+        config: names the classes.
+    """
+    return {
+        f"{name}/{kind}": (rasters[name] == value).mean(axis=(1, 2, 3))
+        for name, raster in config.input.rasters.items()
+        for kind, value in raster.classes.items()
+    }
+
+
+def failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:
+    """For each of ``count`` patches the first name whose value lies outside of its bounds; None if none does."""
+    verdicts: list[str | None] = [None] * count
+    for name, bound in reversed(list(bounds.items())):
+        low = -np.inf if bound.min is None else bound.min
+        high = np.inf if bound.max is None else bound.max
+        for index in np.flatnonzero(~((low <= values[name]) & (values[name] <= high))):
+            verdicts[index] = name
+    return verdicts
+
+
+def labels(found: Mapping[str, np.ndarray], wanted: PatchLabel, classes: Sequence[str], otherwise: str) -> list[str]:
+    """For each patch the class that covers most of it, the first of equal ones; ``otherwise`` where it is too little.
+
+    >>> found = {"mask/a": np.array([0.5, 0.1]), "mask/b": np.array([0.5, 0.2])}
+    >>> labels(found, PatchLabel(raster="mask", min=0.3), ["a", "b"], "")
+    ['a', '']
+    """
+    table = np.stack([found[f"{wanted.raster}/{name}"] for name in classes])
+    most, share = table.argmax(axis=0), table.max(axis=0)
+    # A class that is nowhere in the patch is not its label, whatever the minimum.
+    return [classes[best] if n >= wanted.min and n > 0 else otherwise for best, n in zip(most, share)]
