@@ -42,8 +42,8 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model_dump() == {
         "input": {
-            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "page": None,
-            "bands": (), "convert": "as-is", "depth": "exact", "max_seconds": 120, "channels": 3,
+            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "mpp": None, "gsd": None,
+            "page": None, "bands": (), "convert": "as-is", "depth": "exact", "max_seconds": 120, "channels": 3,
             "dtype": "uint8", "range": None, "rasters": {}, "points": None, "label": None, "group": "image",
         },
         "output": {
@@ -51,7 +51,8 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
         },
         "patch": {
             "size": (256, 256), "stride": None, "dilation": (1, 1), "origin": (0, 0), "edge": ("pad", "pad"),
-            "pad_mode": ("reflect", "reflect"), "pad_value": 0, "crops": None,
+            "pad_mode": ("reflect", "reflect"), "pad_value": 0, "crops": None, "scales": (), "cover": {},
+            "label": None, "stain": None,
         },
         "quality": None,
         "augment": None,
@@ -86,13 +87,16 @@ input:
   dtype: uint16
   range: [0, 4095]
   rasters:
+    marked:
+      {file: regions, classes: {tumor: 1, pen: 2}, class_from: classification.name, coordinates: world}
     truth: {channels: 3, pad_value: 255}
     later: {file: {match: '_1', replace: '_2'}, level: 1, channels: 4, dtype: uint16}
   label: {regex: '(tumor|normal)'}
   group: folder
 patch:
   {size: [64, 32], stride: [48, 16], dilation: [2, 1], origin: [0, 5], edge: [pad, shift], pad_mode: constant,
-   pad_value: 65535, crops: {per_megapixel: 0.5, tries: 3}}
+   pad_value: 65535, crops: {per_megapixel: 0.5, tries: 3}, cover: {marked: {tumor: {min: 0.5}, pen: {max: 0}}},
+   label: {raster: marked, min: 0.25}}
 output: {path: o, encoding: raw, quality: 50, shard_size: 64MB, order: sequential}
 splits: {train: 0.7, val: 0.2, test_1: 0.1}
 quality:
@@ -109,13 +113,21 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "input": {
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
-            "root": "/data", "level": 2, "page": 7, "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale",
+            "root": "/data", "level": 2, "mpp": None, "gsd": None, "page": 7,
+            "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale",
             "max_seconds": 5.5, "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "rasters": {
-                "truth": {"file": "mask", "level": 0, "channels": 3, "dtype": "uint8", "pad_value": 255},
+                "marked": {
+                    "file": "regions", "level": 0, "channels": 1, "dtype": "uint8", "pad_value": 0,
+                    "classes": {"tumor": 1, "pen": 2}, "class_from": "classification.name", "coordinates": "world",
+                },
+                "truth": {
+                    "file": "mask", "level": 0, "channels": 3, "dtype": "uint8", "pad_value": 255, "classes": {},
+                    "class_from": None, "coordinates": "pixels",
+                },
                 "later": {
                     "file": {"match": "_1", "replace": "_2"}, "level": 1, "channels": 4, "dtype": "uint16",
-                    "pad_value": 0,
+                    "pad_value": 0, "classes": {}, "class_from": None, "coordinates": "pixels",
                 },
             },
             "points": None,
@@ -124,7 +136,9 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "patch": {
             "size": (64, 32), "stride": (48, 16), "dilation": (2, 1), "origin": (0, 5), "edge": ("pad", "shift"),
             "pad_mode": ("constant", "constant"), "pad_value": 65535,
-            "crops": {"per_image": None, "per_megapixel": 0.5, "tries": 3},
+            "crops": {"per_image": None, "per_megapixel": 0.5, "tries": 3}, "scales": (),
+            "cover": {"marked": {"tumor": {"min": 0.5, "max": None}, "pen": {"min": None, "max": 0}}},
+            "label": {"raster": "marked", "min": 0.25}, "stain": None,
         },
         "output": {"path": "o", "encoding": "raw", "quality": 50, "shard_size": 64_000_000, "order": "sequential"},
         "quality": {
@@ -271,7 +285,8 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
         ("ptch: {size: 64}", ["ptch: unknown key; did you mean patch?"]),
         ("patch: {sise: 64}", ["patch.sise: unknown key; did you mean size?"]),
         ("patch: {x: 64}", [
-            "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value, crops"
+            "patch.x: unknown key; known are size, stride, dilation, origin, edge, pad_mode, pad_value, crops, scales, "
+            "cover, label, stain"
         ]),
         ("foo: 3", [
             "foo: unknown key; known are input, output, patch, quality, augment, splits, seed, max_rejected, "
@@ -351,7 +366,20 @@ def test_missing_input_and_output_are_named(tmp_path):
          "input.range: [0.0, 70000.0] is no part of 0..65535, the values of uint16"),
         ({"input__range": "[0, 100]"}, "input.range: of uint8 it is [0, 255]"),
         ({"patch__crops": "{per_image: 3, tries: 2}"},
-         "patch.crops.tries: nothing is drawn again without quality.keep, which says what is good"),
+         "patch.crops.tries: nothing is drawn again without quality.keep or patch.cover, which say what is good"),
+        ({"patch__cover": "{mask: {tumor: {min: 1}}}"},
+         "patch.cover.mask: 'mask' is no raster with classes; name them in input.rasters.NAME.classes"),
+        ({"patch__label": "{raster: b}", "input__rasters": "{a: {classes: {x: 1}}, b: {}}"},
+         "patch.label.raster: 'b' is no raster with classes; there are a"),
+        ({"patch__cover": "{a: {y: {min: 1}}}", "input__rasters": "{a: {classes: {x: 1}}}"},
+         "patch.cover.a: 'y' is none of its classes, x"),
+        ({"patch__label": "{raster: a}", "input__rasters": "{a: {classes: {x: 1}}}", "input__points": "{label: k}"},
+         "patch.label, input.points.label: a patch has one label; keep one of them"),
+        ({"patch__scales": "[4, 4]"}, "patch.scales: [4, 4] names one twice"),
+        ({"patch__scales": "[4]", "patch__dilation": 2},
+         "patch.scales: has no meaning for patches with gaps; use one of scales and dilation"),
+        ({"patch__stain": "macenko", "input__channels": 1},
+         "patch.stain: is defined for 3 channels of uint8, not 1 of uint8"),
         ({"augment__copies": 3}, "augment: changes nothing; set one of flip, quarter_turns, rotation, blur, stain, "
          "brightness, contrast, saturation, hue, noise"),
         ({"augment__quarter_turns": "true", "patch__size": "[8, 9]"},
@@ -648,6 +676,8 @@ KEYS = {
     "input.max_seconds": (7, False),
     "input.level": (1, True),
     "input.page": (0, True),
+    "input.mpp": (0.5, True),
+    "input.gsd": (10, True),
     "input.bands": ([3, 2, 1], True),
     "input.convert": ("rgb", True),
     "input.depth": ("clip", True),
@@ -666,6 +696,10 @@ KEYS = {
     "patch.pad_mode": ("edge", True),
     "patch.pad_value": (7, True),
     "patch.crops": ({"per_image": 3}, True),
+    "patch.scales": ([4], True),
+    "patch.cover": ({"mask": {"tumor": {"min": 0.5}}}, True),
+    "patch.label": ({"raster": "mask"}, True),
+    "patch.stain": ("macenko", True),
     "augment": ({"flip": True}, True),
     "quality": ({"keep": {"sharpness": {"min": 3}}}, True),
     "output.encoding": ("raw", True),
@@ -693,9 +727,11 @@ def test_the_table_of_keys_is_complete():
 def test_the_digest_follows_every_key_that_changes_the_dataset(make_config, key):
     value, changes = KEYS[key]
     name, _, below = key.partition(".")
-    changed = make_config(**{name: {below: value} if below else value})
-    assert changed != make_config()
-    assert (changed.content_digest() != make_config().content_digest()) == changes
+    # The others have to be there for these to be allowed.
+    other = {"input": {"rasters": {"mask": {"classes": {"tumor": 1}}}}} if key in ("patch.cover", "patch.label") else {}
+    changed, plain = make_config(**other, **{name: {below: value} if below else value}), make_config(**other)
+    assert changed != plain
+    assert (changed.content_digest() != plain.content_digest()) == changes
 
 
 def test_different_values_of_a_key_have_different_digests(make_config):

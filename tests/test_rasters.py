@@ -152,8 +152,8 @@ def test_a_mask_of_another_size_is_rejected_with_both_sizes(make, root):
     assert rejections_of(dataset) == [
         (
             "raster_mismatch",
-            "raster mask: 60 x 47 pixels, the image has 61 x 47; they have to be the same, see input.level and the "
-            "level of the raster",
+            "raster mask: 60 x 47 pixels, the image has 61 x 47; they have to be the same, or those of another level "
+            "of the image",
         )
     ]
     assert {row["image_id"] for row in index_of(dataset)} == {"a.tif"}
