@@ -91,6 +91,11 @@ def _name_source(value: Any) -> str:
     return "<regex>" if isinstance(value, Regex) else "<constant>" if isinstance(value, Constant) else "<word>"
 
 
+def _further(scales: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the patch itself."""
+    return tuple(scale for scale in scales if scale != 1)
+
+
 def _beam_value(value: Any) -> Any:
     if not all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value])):
         raise ValueError("use text, a number, true or false, or a list of them")
@@ -219,6 +224,8 @@ class Raster(_Section):
         for key, value in values.items():
             if not _holds(self.dtype, value):
                 raise ValueError(f"{key}: {value:g} is no {self.dtype}")
+        if "any" in self.classes:
+            raise ValueError("classes: any stands for all of them; use another name")
         if len(set(self.classes.values())) < len(self.classes):
             raise ValueError(f"classes: {self.classes} gives two classes one value")
         if self.channels > 1 and (self.classes or self.file == "regions"):
@@ -390,7 +397,7 @@ class Patch(_Section):
     pad_mode: Annotated[tuple[PadMode, PadMode], _names(*get_args(PadMode))] = ("reflect", "reflect")
     pad_value: Number = 0
     crops: Crops | None = None
-    scales: tuple[Annotated[Integer, Field(ge=2, le=64)], ...] = ()
+    scales: Annotated[tuple[Annotated[Integer, Field(ge=1, le=64)], ...], AfterValidator(_further)] = ()
     cover: dict[str, dict[str, Bounds]] = {}
     label: PatchLabel | None = None
     stain: Literal["macenko"] | None = None
@@ -522,10 +529,9 @@ class Config(_Section):
                 )
         for raster, bounds in patch.cover.items():
             for name in bounds:
-                if name not in rasters[raster].classes:
-                    raise ValueError(
-                        f"patch.cover.{raster}: {name!r} is none of its classes, {', '.join(rasters[raster].classes)}"
-                    )
+                if name not in [*rasters[raster].classes, "any"]:
+                    known = ", ".join(rasters[raster].classes)
+                    raise ValueError(f"patch.cover.{raster}: {name!r} is none of its classes, {known}, nor any")
         if patch.label and self.input.points and self.input.points.label:
             raise ValueError("patch.label, input.points.label: a patch has one label; keep one of them")
 

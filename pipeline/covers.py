@@ -23,6 +23,15 @@ def shares(rasters: Mapping[str, np.ndarray], config: Config) -> dict[str, np.nd
     }
 
 
+def with_any(found: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+    """With ``raster/any``, the share of all classes of the raster together."""
+    classes = {name: raster.classes for name, raster in config.input.rasters.items() if raster.classes}
+    return {
+        **found,
+        **{f"{name}/any": sum(found[f"{name}/{kind}"] for kind in kinds) for name, kinds in classes.items()},
+    }
+
+
 def failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:
     """For each of ``count`` patches the first name whose value lies outside of its bounds; None if none does."""
     verdicts: list[str | None] = [None] * count

@@ -220,7 +220,7 @@ def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageI
     if patch.label:
         labels = covers.labels(found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label)
     beside = {f"raster/{name}": pixels for name, pixels in rasters.items()}
-    verdicts = covers.failing(found, bounds, count)
+    verdicts = covers.failing(covers.with_any(found, config), bounds, count)
     return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), beside)
 
 

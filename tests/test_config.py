@@ -372,7 +372,7 @@ def test_missing_input_and_output_are_named(tmp_path):
         ({"patch__label": "{raster: b}", "input__rasters": "{a: {classes: {x: 1}}, b: {}}"},
          "patch.label.raster: 'b' is no raster with classes; there are a"),
         ({"patch__cover": "{a: {y: {min: 1}}}", "input__rasters": "{a: {classes: {x: 1}}}"},
-         "patch.cover.a: 'y' is none of its classes, x"),
+         "patch.cover.a: 'y' is none of its classes, x, nor any"),
         ({"patch__label": "{raster: a}", "input__rasters": "{a: {classes: {x: 1}}}", "input__points": "{label: k}"},
          "patch.label, input.points.label: a patch has one label; keep one of them"),
         ({"patch__scales": "[4, 4]"}, "patch.scales: [4, 4] names one twice"),

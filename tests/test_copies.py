@@ -21,6 +21,7 @@ from pipeline.runners import parse_options
 from pipeline.verify import verify
 from transforms.augment import Augmenter, Change, Ranges
 from transforms.crops import crop_start
+from transforms.stain import density, macenko
 
 SIZE = 24
 
@@ -235,3 +236,34 @@ def test_a_mask_is_cut_and_turned_like_its_image(tmp_path):
                 assert same[inside].all()
                 assert inside.any()
             assert verify(open_dataset(str(out)), 2) == []
+
+
+def test_every_slide_is_normalised_to_the_stains_of_the_reference(tmp_path):
+    """Against Beer and Lambert in floating point; all records of all images, original or copy, of any scale."""
+    slide = tifffile.imread("samples/slides/CMU-1-Small-Region.svs")[1000:1400, 1000:1500]
+    root = tmp_path / "images"
+    root.mkdir()
+    tifffile.imwrite(root / "a.tif", slide, tile=(64, 64), photometric="rgb")
+    faded = np.rint(256 * np.exp(-density(slide) / 2) - 1).astype(np.uint8)
+    tifffile.imwrite(root / "b.tif", faded, tile=(64, 64), photometric="rgb")
+    tifffile.imwrite(root / "white.tif", np.full((90, 90, 3), 250, np.uint8), photometric="rgb")
+    augment = {"copies": 1, "flip": True}
+    stained = {"size": 64, "stain": "macenko", "scales": [2]}
+    outcome = run(root, tmp_path / "out", patch=stained, augment=augment, splits={"train": 1}, max_rejected=1)
+    run(root, tmp_path / "plain", patch=stained | {"stain": None}, augment=augment, splits={"train": 1})
+    plain = {r["key"]: r for r in pipeline.load(str(tmp_path / "plain"), "train").as_numpy_iterator()}
+    rejected = [json.loads(line) for line in open(f"{outcome.folder}/rejected.jsonl", encoding="utf-8")]
+    assert {(row["image_id"], row["reason"]) for row in rejected} == {("white.tif", "no_stain")}
+
+    means = collections.defaultdict(list)
+    for record in pipeline.load(str(tmp_path / "out"), "train").as_numpy_iterator():
+        before = plain[record["key"]]
+        image = slide if record["image_id"] == b"a.tif" else faded
+        matrix = macenko(image.reshape(-1, 3))
+        for found, given in ((record["image"], before["image"]), (record["scale"]["2"], before["scale"]["2"])):
+            densities = density(given) @ matrix[:, :3].T + matrix[:, 3]
+            expected = np.clip(256 * np.exp(-densities) - 1, 0, 255)
+            assert np.abs(found - expected).max() <= 1.5
+        means[record["image_id"]].append((record["image"].mean(), before["image"].mean()))
+    (a, plain_a), (b, plain_b) = (np.mean(means[name], axis=0) for name in (b"a.tif", b"b.tif"))
+    assert abs(a - b) < abs(plain_a - plain_b) / 10

@@ -155,11 +155,11 @@ def test_patches_carry_their_polygons_as_a_mask_their_shares_and_the_label_of_mo
 @pytest.mark.parametrize("kind", ["polygons", "mask"])
 def test_what_covers_too_little_or_too_much_is_left_out_and_counted(make, kind):
     raster = {} if kind == "polygons" else {"file": {"match": "tif$", "replace": "png"}, "class_from": None}
-    cover = {"area": {"stroma": {"min": 0.5}, "pen": {"max": 0}}}
+    cover = {"area": {"stroma": {"min": 0.5}, "pen": {"max": 0}, "any": {"min": 0.75}}}
     dataset, manifest = make(raster=raster, cover=cover, stride=8, edge="drop")
     found = {(row["row"], row["col"]) for row in index_of(dataset)}
 
-    expected, counts = set(), {"area/stroma": 0, "area/pen": 0}
+    expected, counts = set(), {"area/stroma": 0, "area/pen": 0, "area/any": 0}
     for row in range(0, HEIGHT - 15, 8):
         for col in range(0, WIDTH - 15, 8):
             mask = drawn()[row : row + 16, col : col + 16]
@@ -167,6 +167,8 @@ def test_what_covers_too_little_or_too_much_is_left_out_and_counted(make, kind):
                 counts["area/stroma"] += 1
             elif (mask == 3).any():
                 counts["area/pen"] += 1
+            elif (mask > 0).mean() < 0.75:
+                counts["area/any"] += 1
             else:
                 expected.add((row, col))
     assert found == expected
