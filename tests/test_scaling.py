@@ -7,6 +7,7 @@ import pyarrow.dataset
 import pytest
 import rasterio
 import rasterio.warp
+import tensorflow_datasets as tfds
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
@@ -239,6 +240,9 @@ def test_scales_are_read_back_by_tensorflow_and_turned_as_their_patch(make):
     rows = {row["key"]: row for row in index_of(dataset)}
     found = list(pipeline.load(dataset.folder, "train").as_numpy_iterator())
     assert len(found) == 6
+    theirs = tfds.builder_from_directory(dataset.folder).as_dataset(split="train")
+    for one in theirs.as_numpy_iterator():
+        np.testing.assert_array_equal(one["scale"]["4"], dataset.patch(rows[one["key"].decode()], "scale/4"))
     plain = make(scales=[4], size=24, crops={"per_image": 6})
     originals = {(row["row"], row["col"]): plain.patch(row, "scale/4") for row in index_of(plain)}
     for one in found:
