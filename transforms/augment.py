@@ -166,17 +166,19 @@ class Augmenter:
         # Fused a stage takes a tenth of the time, and exact arithmetic makes the result the same; all stages in one
         # function take longer than one by one, since XLA computes again what another stage needs twice.
         settled = _settled if self._dtype.is_integer else lambda values: values
-        compiled = lambda stage: Compiled(lambda *given: settled(stage(*given)))
+        exact = lambda values: tf.cast(values, tf.float64)
+        compiled = lambda stage: Compiled(lambda values, *given: settled(stage(exact(values), *given)))
         toned = functools.partial(_toned, settled=settled)
         self.stages = {
-            "geometry": compiled(self._turned),
+            "geometry": Compiled(lambda *given: settled(self._turned(*given))) if ranges.rotation else None,
             "blur": compiled(functools.partial(_blurred, size=size)) if self._radius else None,
             "stain": compiled(_stained) if self._stains else None,
             "tone": compiled(toned) if ranges.brightness or ranges.contrast else None,
             "colour": compiled(_mixed) if ranges.saturation or ranges.hue else None,
             "noise": compiled(_noisy) if ranges.noise else None,
-            "result": Compiled(self._result),
         }
+        if any(self.stages.values()):
+            self.stages["result"] = Compiled(self._result)
 
     def __call__(self, patches: np.ndarray, changes: Sequence[Change], matrix: np.ndarray | None = None) -> np.ndarray:
         """``patches [N, H + 2 margin, W + 2 margin, C]`` -> ``[N, H, W, C]``, each changed by its change.
@@ -194,10 +196,12 @@ class Augmenter:
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
                 some += [Change()] * missing
+            if not self.ranges.rotation:
+                part = np.stack([_symmetric(patch, change) for patch, change in zip(part, some)])
             for name, coefficients in self._coefficients(some, matrix).items():
-                if stage := self.stages[name]:
+                if stage := self.stages.get(name):
                     part = stage(part, *coefficients)
-            parts.append(part.numpy()[:count])
+            parts.append(np.asarray(part)[:count])
         return np.concatenate(parts)
 
     def turn(self, masks: np.ndarray, changes: Sequence[Change]) -> np.ndarray:
@@ -238,7 +242,7 @@ class Augmenter:
         return tf.cast(values, self._dtype)
 
     def _turned(self, patches, geometry):
-        """``[B, H + 2 radius, W + 2 radius, C]`` float64."""
+        """``[B, H + 2 radius, W + 2 radius, C]`` float64: rotation and symmetry."""
         size = (self._size[0] + 2 * self._radius, self._size[1] + 2 * self._radius)
         shape = patches.shape[1:3]
         row, col = _positions(geometry, size, shape, tf)
@@ -249,8 +253,6 @@ class Augmenter:
             cols = tf.clip_by_value(tf.bitwise.right_shift(col, 15) + across, 0, shape[1] - 1)
             return tf.cast(tf.gather(flat, rows * shape[1] + cols, batch_dims=1), tf.float64)
 
-        if not self.ranges.rotation:
-            return at(0, 0)
         # Eight bits of the position between two pixels, of each axis.
         down, across = (
             tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(p, 7), 255), tf.float64)[..., None] / 256
@@ -259,6 +261,15 @@ class Augmenter:
         above = at(0, 0) * (1 - across) + at(0, 1) * across
         below = at(1, 0) * (1 - across) + at(1, 1) * across
         return above * (1 - down) + below * down
+
+
+def _symmetric(patch: np.ndarray, change: Change) -> np.ndarray:
+    """The symmetry of a change alone, which takes no arithmetic; pixels are moved whole, twice as fast as by channels."""
+    patch = np.ascontiguousarray(patch)
+    pixels = patch.view(np.dtype((np.void, patch[0, 0].nbytes)))
+    pixels = pixels[:: -1 if change.flip_rows else 1, :: -1 if change.flip_cols else 1]
+    pixels = np.ascontiguousarray(np.rot90(pixels, change.quarter_turns))
+    return pixels.view(patch.dtype)
 
 
 def _exact(values: np.ndarray) -> np.ndarray:
