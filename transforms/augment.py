@@ -264,7 +264,7 @@ class Augmenter:
 
 
 def _symmetric(patch: np.ndarray, change: Change) -> np.ndarray:
-    """The symmetry of a change alone, which takes no arithmetic; pixels are moved whole, twice as fast as by channels."""
+    """The symmetry of a change alone, without arithmetic; pixels are moved whole, twice as fast as by channels."""
     patch = np.ascontiguousarray(patch)
     pixels = patch.view(np.dtype((np.void, patch[0, 0].nbytes)))
     pixels = pixels[:: -1 if change.flip_rows else 1, :: -1 if change.flip_cols else 1]
