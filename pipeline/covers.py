@@ -25,11 +25,9 @@ def shares(rasters: Mapping[str, np.ndarray], config: Config) -> dict[str, np.nd
 
 def with_any(found: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """With ``raster/any``, the share of all classes of the raster together."""
-    classes = {name: raster.classes for name, raster in config.input.rasters.items() if raster.classes}
-    return {
-        **found,
-        **{f"{name}/any": sum(found[f"{name}/{kind}"] for kind in kinds) for name, kinds in classes.items()},
-    }
+    rasters = config.input.rasters.items()
+    parts = {name: [found[f"{name}/{kind}"] for kind in raster.classes] for name, raster in rasters if raster.classes}
+    return {**found, **{f"{name}/any": np.sum(shares, axis=0) for name, shares in parts.items()}}
 
 
 def failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:
