@@ -530,8 +530,8 @@ class Config(_Section):
         for raster, bounds in patch.cover.items():
             for name in bounds:
                 if name not in [*rasters[raster].classes, "any"]:
-                    known = ", ".join(rasters[raster].classes)
-                    raise ValueError(f"patch.cover.{raster}: {name!r} is none of its classes, {known}, nor any")
+                    classes = ", ".join(rasters[raster].classes)
+                    raise ValueError(f"patch.cover.{raster}: {name!r} is none of its classes, {classes}, nor any")
         if patch.label and self.input.points and self.input.points.label:
             raise ValueError("patch.label, input.points.label: a patch has one label; keep one of them")
 
