@@ -512,6 +512,26 @@ class Config(_Section):
         Where the images lie, where the output goes, how much may be rejected and what runs the build do not change it;
         which images there are enters a build through their identities.
         """
+        return _digest(self._content())
+
+    def pixel_digest(self) -> str:
+        """64 hexadecimal digits that change with every key that may change the patches of an image.
+
+        What it leaves out changes their names, their split, their order or their shard; see ``pipeline.effects``.
+        """
+        values = self._content()
+        del values["splits"], values["input"]["label"], values["input"]["group"]
+        del values["output"]["shard_size"], values["output"]["order"]
+        values["input"].pop("columns", None)
+        return _digest(values)
+
+    def shard_digest(self) -> str:
+        """64 hexadecimal digits: what decides the bytes of a shard, beside its plan."""
+        augmented = self.training_split if self.augment else None
+        return _digest([self.pixel_digest(), self.output.order, self.input.columns, augmented])
+
+    def _content(self) -> dict[str, Any]:
+        """Every key that changes the dataset, in one way of writing it."""
         values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
         for name in ("images", "manifest", "root", "max_seconds"):
             del values["input"][name]
@@ -525,7 +545,11 @@ class Config(_Section):
         del values["output"]["path"]
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return values
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class _Loader(yaml.SafeLoader):

@@ -20,7 +20,7 @@ from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
 from pipeline.points import centres_of
-from pipeline.records import Row
+from pipeline.records import Row, order_of, places_of
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw
 from transforms.crops import crop_start
@@ -312,26 +312,23 @@ def _encode(
     level, (row, col) = config.input.level, start
     beside = {name: encode_patch(pixels, config.input.rasters[name].encoding) for name, pixels in rasters.items()}
     data = encode_patch(patch, config.output.encoding, config.output.quality)
-    payload = to_example(
-        PatchRecord(
-            image=data,
-            shape=patch.shape,
-            dtype=patch.dtype.name,
-            image_id=info.image_id,
-            level=level,
-            row=row,
-            col=col,
-            label=info.label,
-            group=info.group,
-            meta=tuple(meta_of(info).items()),
-            rasters=tuple(sorted(beside.items())),
-            copy=copy,
-            augmentation=done if config.has_copies else None,
-        )
+    record = PatchRecord(
+        image=data,
+        shape=patch.shape,
+        dtype=patch.dtype.name,
+        image_id=info.image_id,
+        level=level,
+        row=row,
+        col=col,
+        label=info.label,
+        group=info.group,
+        meta=tuple(meta_of(info).items()),
+        rasters=tuple(sorted(beside.items())),
+        copy=copy,
+        augmentation=done if config.has_copies else None,
     )
-    identity = (info.image_id, level, row, col, copy) if copy else (info.image_id, level, row, col)
-    order = digest(config.seed, "order", *identity) if config.output.order == "shuffled" else 0
-    places = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in sorted(beside.items()))
+    payload = to_example(record)
+    order = order_of(config, info.image_id, row, col, copy)
     extra = (*extra, copy, done) if config.has_copies else extra
-    image = (payload.index(data), len(data))
+    image, places = places_of(record, payload)
     return Row(order, info, row, col, copy, len(payload), *image, rasters=places, extra=extra), payload

@@ -35,7 +35,10 @@ class OpenImage:
 
         An image that does not open raises the same error every time.
         """
-        return self._reader().read(box), {name: self._read_raster(name, box) for name in self._rasters}
+        reader = self._reader()
+        if not reader.layout.is_whole:
+            self._clock.count("pixels_decoded", box.height * box.width)
+        return reader.read(box), {name: self._read_raster(name, box) for name in self._rasters}
 
     def tissue_threshold(self) -> int:
         """The saturation above which a pixel is tissue: as configured, or Otsu's for some pixels of the whole image.
@@ -89,6 +92,10 @@ class OpenImage:
             reader = open_isolated(self.info.uri, Choice.of(wanted), wanted.max_seconds)
         except Unreadable as error:
             return error
+        if self.info.was:  # its header was not read
+            self._clock.count("images_opened", 1)
+        if reader.layout.is_whole:  # it is decoded once, by the first window
+            self._clock.count("pixels_decoded", self.info.height * self.info.width)
         planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
         try:
             if reader.layout[:4] != planned:

@@ -13,8 +13,9 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.elements import ImageInfo, meta_of
-from transforms.example import META, RASTER, patch_key
+from pipeline.config import Config
+from pipeline.elements import ImageInfo, digest, meta_of
+from transforms.example import META, RASTER, PatchRecord, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -55,9 +56,10 @@ class Row(NamedTuple):
         copy: which of the records of this patch, see ``transforms.example.PatchRecord``.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
-        spooled: where the Example lies in the spool.
+        spooled: where the Example lies in its source.
         extra: values of the columns that only some datasets have.
         rasters: offset and length in the Example of the patches of the further rasters, by their names.
+        source: 0 for the spool, else the number of an earlier shard, counted from 1.
     """
 
     order: int
@@ -71,14 +73,72 @@ class Row(NamedTuple):
     spooled: int = 0
     extra: tuple = ()
     rasters: tuple[tuple[int, int], ...] = ()
+    source: int = 0
+
+    @property
+    def identity(self) -> tuple[str, int, int, int]:
+        """No other record of the dataset has the same."""
+        return self.image.image_id, self.row, self.col, self.copy
 
 
-def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
-    """Copies the Examples from the spool, in the order of ``rows``, as TFRecords; returns their size and sha256."""
+class Damaged(ValueError):
+    """A record of an earlier shard is not what was written there."""
+
+
+def order_of(config: Config, image_id: str, row: int, col: int, copy: int) -> int:
+    """What the records of a shard are sorted by first."""
+    if config.output.order != "shuffled":
+        return 0
+    identity = (image_id, config.input.level, row, col)
+    return digest(config.seed, "order", *identity, *((copy,) if copy else ()))
+
+
+def places_of(record: PatchRecord, payload: bytes) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+    """Offset and length in the serialized Example of the encoded patch, and of those of the further rasters."""
+    rasters = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in record.rasters)
+    return (payload.index(record.image), len(record.image)), rasters
+
+
+def extra_schema(config: Config) -> pa.Schema:
+    """The columns of ``Row.extra``."""
+    return pa.schema([*(SCORES_SCHEMA if config.quality else ()), *(COPY_SCHEMA if config.has_copies else ())])
+
+
+def read_payload(file: BinaryIO, row: Row) -> bytes:
+    """The Example of a row, from an earlier shard.
+
+    Raises:
+        Damaged: if its checksum is wrong.
+    """
+    file.seek(row.spooled)
+    data = file.read(row.length + _FOOTER)
+    payload, crc = data[: row.length], data[row.length :]
+    if len(payload) != row.length or _masked_crc(payload) != crc:
+        raise Damaged(f"the record of {row.identity} at byte {row.spooled}: the checksum of its content is wrong")
+    return payload
+
+
+def write_records(
+    file: BinaryIO, spool: BinaryIO, rows: Sequence[Row], earlier: Sequence[BinaryIO] = ()
+) -> tuple[int, str]:
+    """Copies the Examples of ``rows``, in their order, as TFRecords; returns their size and sha256.
+
+    Args:
+        file: is written to.
+        spool: holds the new Examples.
+        rows: what goes into the shard.
+        earlier: shards that hold the others.
+
+    Raises:
+        Damaged: if one of those is not what was written.
+    """
     size, checksum = 0, hashlib.sha256()
     for row in rows:
-        spool.seek(row.spooled)
-        payload = spool.read(row.length)
+        if row.source:
+            payload = read_payload(earlier[row.source - 1], row)
+        else:
+            spool.seek(row.spooled)
+            payload = spool.read(row.length)
         header = struct.pack("<Q", row.length)
         record = b"".join((header, _masked_crc(header), payload, _masked_crc(payload)))
         file.write(record)

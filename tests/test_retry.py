@@ -51,7 +51,7 @@ def test_a_retry_cuts_only_what_was_rejected(broken, tmp_path, no_graphs):  # no
     assert second.folder != first.folder
     assert second.manifest["accounts"]["reasons"] == {}
     assert second.manifest["accounts"]["written"] == first.manifest["accounts"]["written"] + 4 + 1
-    reused, written = (second.manifest["counters"][f"shards_{what}"] for what in ("reused", "written"))
+    reused, written = (second.manifest["counters"][f"shards_{what}"] for what in ("taken_over", "written"))
     assert reused > written > 0
     assert checksums(first.folder, but=()) == before
     clean = run(configure(root, tmp_path / "clean", **ways))
