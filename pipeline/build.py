@@ -12,7 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline import accounts, storage, sums, versions
+from pipeline import accounts, lease, storage, sums, versions
 from pipeline.config import Config
 from pipeline.copying import Previous
 from pipeline.dataset import SHARDS
@@ -40,6 +40,10 @@ _SOFTWARE = (
 
 class TooManyRejected(RuntimeError):
     """More images had rejections than ``max_rejected`` allows, or no patch was written; nothing was published."""
+
+
+class Withdrawn(RuntimeError):
+    """What a build would publish was taken back before."""
 
 
 class Outcome(NamedTuple):
@@ -84,13 +88,15 @@ def make_pipeline(
 
 def begin(config: Config, listing: Listing) -> str:
     """The folder of the version to build in, with the listing in it; see ``versions.begin``."""
-    name, _ = versions.begin(config.output.path, config.content_digest())
+    name, _ = versions.begin(config.output.path, config.content_digest(), _identity(config, listing))
     folder = versions.folder_of(config.output.path, name)
     storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
     return folder
 
 
-def build(config: Config, options: Any, show: Any = None, retry: bool = False, fresh: bool = False) -> Outcome:
+def build(
+    config: Config, options: Any, show: Any = None, retry: bool = False, fresh: bool = False, wait: bool = False
+) -> Outcome:
     """Builds and publishes a dataset; finishes an interrupted build, and does nothing where nothing changed.
 
     Args:
@@ -98,47 +104,87 @@ def build(config: Config, options: Any, show: Any = None, retry: bool = False, f
         options: Beam's, from :func:`pipeline.runners.parse_options`.
         show: called with progress, see :func:`pipeline.progress.watch`.
         retry: tries again what the published version rejected.
-        fresh: takes nothing over from the published version.
+        fresh: takes nothing over from earlier versions.
+        wait: for another build that writes to the same output.
 
     Raises:
-        ConfigError: if there are no images, or the output cannot be written.
+        ConfigError: if there are no images, the output cannot be written, or what is published there was changed or
+            made by a newer patchbeam.
         TooManyRejected: if the budget of rejections is exceeded; everything but the publishing was done.
-        versions.Busy: if another build on this machine writes to the same output.
+        lease.Busy: if another build writes to the same output.
+        lease.Lost: if another one does by now.
+        Withdrawn: if a version of the same images and configuration was taken back by ``patchbeam rollback``.
     """
     out, started = config.output.path, time.time()
     config, listing = find_images(config)
-    with versions.exclusively(out):
+    with lease.hold(out, wait) as held:
+        versions.check_format(out)
         published = None if fresh else unchanged(config, listing)
         if published and not (retry and published.manifest["accounts"]["reasons"]):
             return published
-        previous = None if fresh else find_previous(config, retry)
-        folder = begin(config, listing)
-        name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
-        counters = _run(config, options, folder, work, listing, previous, show)
-        totals = _collect(folder, work)
-        account = accounts.settle(folder, work, config, totals)
-        _check_budget(account, config, folder)
-        from pipeline.summary import summarize
+        ready = None if fresh or retry else _ready(config, listing)
+        outcome = ready or _build(config, listing, options, show, retry, fresh, started)
+        versions.publish(out, outcome.manifest["version"], held)
+    return outcome
 
-        summarize(folder, config, totals)
-        manifest = {
-            "format": FORMAT,
-            "version": name,
-            "identity": _identity(config, listing),
-            "content_digest": config.content_digest(),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": round(time.time() - started, 1),
-            "host": platform.node(),
-            "software": _software(),
-            "config": config.model_dump(mode="json"),
-            "inputs": {"images": listing.images, "digest": listing.digest},
-            "accounts": account._asdict(),
-            "splits": _splits(totals, account),
-            "counters": counters,
-            "files": _checksums(folder, totals),
-        }
-        versions.publish(out, name, manifest)
-    return Outcome(folder, manifest, unchanged=False)
+
+def _build(
+    config: Config, listing: Listing, options: Any, show: Any, retry: bool, fresh: bool, started: float
+) -> Outcome:
+    """Makes a version complete."""
+    out = config.output.path
+    previous = None if fresh else find_previous(config, retry)
+    folder = begin(config, listing)
+    name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
+    counters = _run(config, options, folder, work, listing, previous, show)
+    totals = _collect(folder, work)
+    account = accounts.settle(folder, work, config, totals)
+    _check_budget(account, config, folder)
+    from pipeline.summary import summarize
+
+    summarize(folder, config, totals)
+    manifest = {
+        "format": FORMAT,
+        "version": name,
+        "identity": _identity(config, listing),
+        "content_digest": config.content_digest(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - started, 1),
+        "host": platform.node(),
+        "software": _software(),
+        "config": config.model_dump(mode="json"),
+        "inputs": {"images": listing.images, "digest": listing.digest},
+        "previous": previous.folder.rpartition("/")[2] if previous else None,
+        "accounts": account._asdict(),
+        "splits": _splits(totals, account),
+        "counters": counters,
+        "files": _checksums(folder, totals),
+    }
+    return Outcome(folder, versions.complete(out, name, manifest), unchanged=False)
+
+
+def _ready(config: Config, listing: Listing) -> Outcome | None:
+    """A version that is complete and newer than the published one, of the same images and configuration.
+
+    Its build died before it was published, or it was held back.
+
+    Raises:
+        Withdrawn: if it was published, and taken back.
+    """
+    out = config.output.path
+    for name in reversed([name for name in versions.complete_versions(out) if name > (versions.latest(out) or "")]):
+        folder = versions.folder_of(out, name)
+        manifest = versions.read_manifest(folder)
+        if not manifest or manifest.get("identity") != _identity(config, listing):
+            continue
+        if name in (taken_back := versions.withdrawn(out)):
+            raise Withdrawn(
+                f"{name} is of the same images and configuration, and was taken back at {taken_back[name]}; nothing "
+                f"was published. patchbeam publish {out} {name} publishes it again"
+            )
+        if not PASSING & manifest["accounts"]["reasons"].keys():
+            return Outcome(folder, manifest, unchanged=False)
+    return None
 
 
 def unchanged(config: Config, listing: Listing) -> Outcome | None:

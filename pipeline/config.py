@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.effects import without
 from transforms.grid import Edge, PadMode
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -237,6 +238,7 @@ class Input(_Section):
     convert: Literal["as-is", "rgb", "gray"] = "as-is"
     depth: Literal["exact", "widen", "scale", "clip"] = "exact"
     max_seconds: Annotated[Number, Field(gt=0)] = 120
+    fingerprint: Literal["stat", "content"] = "stat"
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Dtype = "uint8"
     range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
@@ -519,11 +521,7 @@ class Config(_Section):
 
         What it leaves out changes their names, their split, their order or their shard; see ``pipeline.effects``.
         """
-        values = self._content()
-        del values["splits"], values["input"]["label"], values["input"]["group"]
-        del values["output"]["shard_size"], values["output"]["order"]
-        values["input"].pop("columns", None)
-        return _digest(values)
+        return _digest(without(self._content(), "names"))
 
     def shard_digest(self) -> str:
         """64 hexadecimal digits: what decides the bytes of a shard, beside its plan."""
@@ -531,18 +529,9 @@ class Config(_Section):
         return _digest([self.pixel_digest(), self.output.order, self.input.columns, augmented])
 
     def _content(self) -> dict[str, Any]:
-        """Every key that changes the dataset, in one way of writing it."""
-        values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
-        for name in ("images", "manifest", "root", "max_seconds"):
-            del values["input"][name]
-        if self.input.points:
-            del values["input"]["points"]["file"]
-        for name in ("columns", "rasters", "points"):
-            if not values["input"][name]:
-                del values["input"][name]
-        for raster in values["input"].get("rasters", {}).values():
-            del raster["file"]  # their fingerprints are joined to those of the images
-        del values["output"]["path"]
+        """Every key that changes the dataset, in one way of writing it; see ``pipeline.effects``."""
+        # The fingerprints of rasters and points are joined to those of the images, wherever their files are.
+        values = without(self.model_dump(mode="json"), "report")
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too
         return values
