@@ -6,6 +6,7 @@ configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interru
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -306,9 +307,16 @@ def run() -> None:
         from pipeline.lease import Busy, Lost
         from pipeline.runners import JobFailed
 
+        if _is_full(error):
+            _fail(f"{error}\nThe disk is full: nothing was published; with more room the same command goes on", 1)
         if not isinstance(error, TooManyRejected | Withdrawn | Busy | Lost | JobFailed):
             raise
         _fail(error, 2 if isinstance(error, TooManyRejected) else 3 if isinstance(error, Withdrawn) else 1)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no room to write; Beam makes a text of what happened in a worker."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"[Errno {errno.ENOSPC}]" in str(error)
 
 
 def _fail(message: object, code: int) -> NoReturn:
