@@ -268,7 +268,7 @@ def test_bytes_depend_on_the_images_and_the_configuration_alone(images, tmp_path
     assert checksums(turned.folder) == expected
     shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)  # other times, too
     moved = run(configure(tmp_path / "elsewhere", tmp_path / "moved", output=small))
-    machine = ("manifest.json", "inputs.parquet", "receipts/", "shards.parquet")
+    machine = ("manifest.json", "inputs.parquet", "receipts/", "regions/", "shards.parquet")
     assert checksums(moved.folder, machine) == checksums(first.folder, machine)
 
 

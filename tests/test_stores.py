@@ -330,7 +330,7 @@ def checksums(folder):
     return {
         name: hashlib.sha256(storage.read_bytes(f"{folder}/{name}")).hexdigest()
         for name in storage.files_below(folder)
-        if not name.startswith(("manifest.json", "inputs.parquet", "receipts", "shards.parquet"))
+        if not name.startswith(("manifest.json", "inputs.parquet", "receipts", "regions", "shards.parquet"))
     }
 
 
