@@ -64,7 +64,7 @@ def receipt(plan: ShardPlan, patches: int) -> ShardResult:
     pixels = rng.normal(180, 40, (4, 64, 64, 3)).clip(0, 255).astype(np.uint8)
     counts = {region.image.image_id: (patches, patches, 0, 0) for region in plan.regions}
     measured = moments.to_json(moments.measure(pixels))
-    facts = ("0" * 64, plan.name, patches * len(counts), 10**8, "0" * 64, 10**6, "0" * 64)
+    facts = ("0" * 64, plan.name, patches * len(counts), 10**8, "0" * 64, 10**6, "0" * 64, 10**5, "0" * 64)
     return ShardResult(*facts, counts, {"hospital-00": patches}, {}, (), measured)
 
 

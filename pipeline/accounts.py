@@ -35,6 +35,7 @@ IMAGES_SCHEMA = pa.schema(
         ("transform", pa.list_(pa.float64())),
         ("nodata", pa.string()),
     ]
+    + [("block_height", pa.int64()), ("block_width", pa.int64()), ("facts", pa.string())]
 )
 
 
@@ -86,7 +87,7 @@ class RecordImages(beam.PTransform):
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
     planned = patches_of(info, config) * config.records_per_patch(info.split)
-    names = ("image_id", "split", "label", "group", "height", "width")
+    names = ("image_id", "split", "label", "group", "height", "width", "block_height", "block_width", "facts")
     facts = {name: info.fact(name) for name in ("mpp", "crs", "transform", "nodata")}
     return {name: getattr(info, name) for name in names} | facts | {"planned": planned}
 
@@ -134,8 +135,8 @@ def settle(folder: str, work: str, config: Config, totals: Mapping[str, Sums]) -
 
 
 def _balance(images: pa.Table, shards: pa.Table) -> pa.Table:
-    """The table of images, completed by what became of their patches in the shards, in the order of the ids."""
-    images = images.sort_by("image_id")
+    """The table of images, completed by what became of their patches in the shards, in the order of the listing."""
+    images = images.take(pc.sort_indices(pc.replace_substring(images["image_id"], "/", "\0")))
     place = pc.index_in(images["image_id"], shards["image_id"].combine_chunks())
     count = lambda name: pc.fill_null(pc.take(shards[name], place), 0)
     planned, accounted = count("planned"), pc.add(pc.add(count("written"), count("filtered")), count("rejected"))

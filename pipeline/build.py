@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+from pydantic import ValidationError
 
-from pipeline import accounts, storage, sums, versions
+from pipeline import accounts, lease, storage, sums, versions
 from pipeline.config import Config
-from pipeline.dataset import SHARDS, open_dataset
-from pipeline.elements import FORMAT, PASSING, ShardPlan, index_file, receipt_file, shard_file
+from pipeline.copying import Previous
+from pipeline.dataset import SHARDS
+from pipeline.elements import FORMAT, PASSING, ShardPlan, files_of
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
+from pipeline.recall import RecallImages
 from pipeline.runners import make_runner, run_to_end, threads_per_process
 
 _SOFTWARE = (
@@ -39,6 +42,10 @@ class TooManyRejected(RuntimeError):
     """More images had rejections than ``max_rejected`` allows, or no patch was written; nothing was published."""
 
 
+class Withdrawn(RuntimeError):
+    """What a build would publish was taken back before."""
+
+
 class Outcome(NamedTuple):
     """How a build ended: the folder and manifest of the published version, and whether it was there already."""
 
@@ -48,85 +55,136 @@ class Outcome(NamedTuple):
 
 
 def plan_flow(
-    p: beam.Pipeline, config: Config, listing_uri: str, images: int, work: str
+    p: beam.Pipeline, config: Config, listing_uri: str, images: int, work: str, previous: Previous | None = None
 ) -> beam.PCollection[ShardPlan]:
     """The half that reads headers only; leaves the plan and the table of images in ``work``."""
-    refs = p | "Listing" >> beam.Create([listing_uri]) | "ListImages" >> beam.FlatMap(read_listing)  # ImageRef
-    found = refs | beam.Reshuffle() | InspectImages(config)  # ImageInfo, Rejected
-    (found.infos, found.rejected) | accounts.RecordImages(config, work, images)
-    return found.infos | PlanShards(config, work)  # ShardPlan
+    listing = p | "Listing" >> beam.Create([listing_uri])
+    if previous:
+        known = listing | RecallImages(config, previous)  # ImageRef, ImageInfo, Rejected
+        read = known.refs | beam.Reshuffle() | InspectImages(config)  # ImageInfo, Rejected
+        infos = (known.infos | "SpreadKnown" >> beam.Reshuffle(), read.infos) | "Infos" >> beam.Flatten()
+        rejected = (known.rejected, read.rejected) | "Rejected" >> beam.Flatten()
+    else:
+        refs = listing | "ListImages" >> beam.FlatMap(read_listing)  # ImageRef
+        infos, rejected = (found := refs | beam.Reshuffle() | InspectImages(config)).infos, found.rejected
+    (infos, rejected) | accounts.RecordImages(config, work, images)
+    return infos | PlanShards(config, work)  # ShardPlan
 
 
-def make_pipeline(config: Config, options: Any, folder: str, images: int) -> beam.Pipeline:
+def make_pipeline(
+    config: Config, options: Any, folder: str, images: int, previous: Previous | None = None
+) -> beam.Pipeline:
     """The pipeline of a build, from ``inputs.parquet`` in ``folder``, the folder of a version, to the shards there."""
     import_tensorflow()  # takes seconds; a plan and an unchanged build do without it
     from pipeline.shards import WriteShards
 
     p = beam.Pipeline(runner=make_runner(options), options=options)
     work = storage.join(folder, versions.WORK)
-    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work)
-    shards = plans | WriteShards(config, folder, threads_per_process(options))  # names of shards
+    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work, previous)
+    shards = plans | WriteShards(config, folder, threads_per_process(options), previous)  # names of shards
     shards | sums.SumReceipts(folder, work)
     return p
 
 
 def begin(config: Config, listing: Listing) -> str:
     """The folder of the version to build in, with the listing in it; see ``versions.begin``."""
-    name, _ = versions.begin(config.output.path, config.content_digest())
+    name, _ = versions.begin(config.output.path, config.content_digest(), _identity(config, listing))
     folder = versions.folder_of(config.output.path, name)
     storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
     return folder
 
 
-def build(config: Config, options: Any, show: Any = None, retry: bool = False) -> Outcome:
+def build(
+    config: Config, options: Any, show: Any = None, retry: bool = False, fresh: bool = False, wait: bool = False
+) -> Outcome:
     """Builds and publishes a dataset; finishes an interrupted build, and does nothing where nothing changed.
 
     Args:
         config: what to build.
         options: Beam's, from :func:`pipeline.runners.parse_options`.
         show: called with progress, see :func:`pipeline.progress.watch`.
-        retry: tries again what the published version rejected; its shards without a rejection are taken over.
+        retry: tries again what the published version rejected.
+        fresh: takes nothing over from earlier versions.
+        wait: for another build that writes to the same output.
 
     Raises:
-        ConfigError: if there are no images, or the output cannot be written.
+        ConfigError: if there are no images, the output cannot be written, or what is published there was changed or
+            made by a newer patchbeam.
         TooManyRejected: if the budget of rejections is exceeded; everything but the publishing was done.
-        versions.Busy: if another build on this machine writes to the same output.
+        lease.Busy: if another build writes to the same output.
+        lease.Lost: if another one does by now.
+        Withdrawn: if a version of the same images and configuration was taken back by ``patchbeam rollback``.
     """
     out, started = config.output.path, time.time()
     config, listing = find_images(config)
-    with versions.exclusively(out):
-        published = unchanged(config, listing)
+    with lease.hold(out, wait) as held:
+        versions.check_format(out)
+        published = None if fresh else unchanged(config, listing)
         if published and not (retry and published.manifest["accounts"]["reasons"]):
             return published
-        folder = begin(config, listing)
-        if retry:
-            _take_over(folder, out)
-        name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
-        counters = _run(config, options, folder, work, listing, show)
-        totals = _collect(folder, work)
-        account = accounts.settle(folder, work, config, totals)
-        _check_budget(account, config, folder)
-        from pipeline.summary import summarize
+        ready = None if fresh or retry else _ready(config, listing)
+        outcome = ready or _build(config, listing, options, show, retry, fresh, started)
+        versions.publish(out, outcome.manifest["version"], held)
+    return outcome
 
-        summarize(folder, config, totals)
-        manifest = {
-            "format": FORMAT,
-            "version": name,
-            "identity": _identity(config, listing),
-            "content_digest": config.content_digest(),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "seconds": round(time.time() - started, 1),
-            "host": platform.node(),
-            "software": {package: importlib.metadata.version(package) for package in _SOFTWARE},
-            "config": config.model_dump(mode="json"),
-            "inputs": {"images": listing.images, "digest": listing.digest},
-            "accounts": account._asdict(),
-            "splits": _splits(totals, account),
-            "counters": counters,
-            "files": _checksums(folder, totals),
-        }
-        versions.publish(out, name, manifest)
-    return Outcome(folder, manifest, unchanged=False)
+
+def _build(
+    config: Config, listing: Listing, options: Any, show: Any, retry: bool, fresh: bool, started: float
+) -> Outcome:
+    """Makes a version complete."""
+    out = config.output.path
+    previous = None if fresh else find_previous(config, retry)
+    folder = begin(config, listing)
+    name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
+    counters = _run(config, options, folder, work, listing, previous, show)
+    totals = _collect(folder, work)
+    account = accounts.settle(folder, work, config, totals)
+    _check_budget(account, config, folder)
+    from pipeline.summary import summarize
+
+    summarize(folder, config, totals)
+    manifest = {
+        "format": FORMAT,
+        "version": name,
+        "identity": _identity(config, listing),
+        "content_digest": config.content_digest(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - started, 1),
+        "host": platform.node(),
+        "software": _software(),
+        "config": config.model_dump(mode="json"),
+        "inputs": {"images": listing.images, "digest": listing.digest},
+        "previous": previous.folder.rpartition("/")[2] if previous else None,
+        "accounts": account._asdict(),
+        "splits": _splits(totals, account),
+        "counters": counters,
+        "files": _checksums(folder, totals),
+    }
+    return Outcome(folder, versions.complete(out, name, manifest), unchanged=False)
+
+
+def _ready(config: Config, listing: Listing) -> Outcome | None:
+    """A version that is complete and newer than the published one, of the same images and configuration.
+
+    Its build died before it was published, or it was held back.
+
+    Raises:
+        Withdrawn: if it was published, and taken back.
+    """
+    out = config.output.path
+    for name in reversed([name for name in versions.complete_versions(out) if name > (versions.latest(out) or "")]):
+        folder = versions.folder_of(out, name)
+        manifest = versions.read_manifest(folder)
+        if not manifest or manifest.get("identity") != _identity(config, listing):
+            continue
+        if name in (taken_back := versions.withdrawn(out)):
+            raise Withdrawn(
+                f"{name} is of the same images and configuration, and was taken back at {taken_back[name]}; nothing "
+                f"was published. patchbeam publish {out} {name} publishes it again"
+            )
+        if not PASSING & manifest["accounts"]["reasons"].keys():
+            return Outcome(folder, manifest, unchanged=False)
+    return None
 
 
 def unchanged(config: Config, listing: Listing) -> Outcome | None:
@@ -142,30 +200,48 @@ def unchanged(config: Config, listing: Listing) -> Outcome | None:
     return Outcome(folder, manifest, unchanged=True)
 
 
-def _take_over(folder: str, out: str) -> None:
-    """Puts the shards of the published version into a new one; their receipts decide whether its plans are the same.
+def find_previous(config: Config, again: bool = False) -> Previous | None:
+    """The published version, if its images and records can serve: the configuration of the pixels is the same.
 
-    A shard with a rejection, which has to be tried again, stays behind.
+    Args:
+        config: what is built.
+        again: whether what was rejected is tried again; it is in any case with other versions of the libraries.
+
+    Raises:
+        ConfigError: if the output was made by a newer patchbeam, or its manifest was changed.
     """
-    if not versions.latest(out):
-        return
-    published = open_dataset(out)
-    for shard in published.shard_table().to_pylist():
-        if not shard["rejected"]:
-            for file in (shard_file(shard["shard"]), index_file(shard["shard"]), receipt_file(shard["shard"])):
-                storage.copy(storage.join(published.folder, file), storage.join(folder, file))
+    out = config.output.path
+    name = versions.latest(out)
+    folder = versions.folder_of(out, name) if name else ""
+    manifest = versions.read_manifest(folder) if name else None
+    if not manifest or manifest["format"] != FORMAT:
+        return None
+    try:
+        built = Config.model_validate(manifest["config"])
+    except ValidationError:  # of keys that are no more
+        return None
+    if built.pixel_digest() != config.pixel_digest():
+        return None
+    shards = {split: facts["shards"] for split, facts in manifest["splits"].items()}
+    return Previous(storage.absolute(folder), shards, again or manifest["software"] != _software())
+
+
+def _software() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in _SOFTWARE}
 
 
 def _identity(config: Config, listing: Listing) -> str:
     return hashlib.sha256(repr((FORMAT, config.content_digest(), listing.digest)).encode()).hexdigest()
 
 
-def _run(config: Config, options: Any, folder: str, work: str, listing: Listing, show: Any) -> dict[str, int]:
+def _run(
+    config: Config, options: Any, folder: str, work: str, listing: Listing, previous: Previous | None, show: Any
+) -> dict[str, int]:
     """Runs the pipeline to its end and returns its counters."""
     folder, work = storage.absolute(folder), storage.absolute(work)  # the workers may run in another folder
     if storage.size(storage.join(work, "plan.json")) is not None:  # of the attempt that is resumed
         storage.delete(storage.join(work, "plan.json"))
-    p = make_pipeline(config, options, folder, listing.images)
+    p = make_pipeline(config, options, folder, listing.images, previous)
     with watch(folder, work, show):
         result = run_to_end(p, options)
     found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("patchbeam"))["counters"]
@@ -184,7 +260,7 @@ def _collect(folder: str, work: str) -> dict[str, sums.Sums]:
 def _shard_files(totals: dict[str, sums.Sums]) -> set[str]:
     """Paths of all files of all shards, below the version."""
     names = (name for split in totals.values() for name in split.shards["shard"].to_pylist())
-    return {path for name in names for path in (shard_file(name), index_file(name), receipt_file(name))}
+    return {path for name in names for path in files_of(name)}
 
 
 def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> None:

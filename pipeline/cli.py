@@ -1,4 +1,4 @@
-"""The command line: build, retry, plan, status, inspect, verify, stitch, doctor.
+"""The command line: build, retry, plan, status, inspect, verify, stitch, doctor, and what is in version_commands.
 
 Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
 configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
@@ -6,6 +6,7 @@ configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interru
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import click
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.listing import check_inputs
+from pipeline.version_commands import COMMANDS
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
@@ -54,11 +56,13 @@ _takes_version = click.option(
 @_takes_config
 @click.option("--runner", type=click.Choice(list(_RUNNERS)), help="What runs the build; this machine if not given.")
 @click.option("--flink-master", metavar="HOST:PORT", help="REST interface of a Flink cluster, for --runner flink.")
-def build(runner: str | None, flink_master: str | None, **arguments: Any) -> None:
+@click.option("--fresh", is_flag=True, help="Read everything again, take nothing over from the published version.")
+@click.option("--wait", is_flag=True, help="Wait for another build that writes to the same output.")
+def build(runner: str | None, flink_master: str | None, fresh: bool, wait: bool, **arguments: Any) -> None:
     """Build and publish a dataset.
 
-    Does nothing if nothing changed, and finishes what was interrupted. Options for Beam follow two dashes, for example
-    -- --direct_num_workers=2
+    Reads only what changed since the published version, does nothing if nothing did, and finishes what was interrupted.
+    Options for Beam follow two dashes, for example -- --direct_num_workers=2
     """
     if flink_master and runner not in (None, "flink"):
         raise click.UsageError(f"--flink-master is for --runner flink, not {runner}")
@@ -71,7 +75,7 @@ def build(runner: str | None, flink_master: str | None, **arguments: Any) -> Non
     from pipeline.progress import bar
 
     with bar() as show:
-        outcome = run(config, options, show)
+        outcome = run(config, options, show, fresh=fresh, wait=wait)
     _print_outcome(outcome, config)
 
 
@@ -232,7 +236,8 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     manifest, account = outcome.manifest, outcome.manifest["accounts"]
     if outcome.unchanged:
         print(f"Nothing changed since {manifest['created']}: no pixel was read.")
-    reused = manifest["counters"].get("shards_reused", 0)
+    counters = manifest["counters"]
+    reused, taken_over = (counters.get(f"shards_{how}", 0) for how in ("reused", "taken_over"))
     print(f"images    {account['images']:,}, {account['images_rejected']} of them with rejections")
     for split, facts in manifest["splits"].items():
         size = f"{facts['shards']} shards, {facts['bytes'] / 1e6:,.1f} MB"
@@ -243,9 +248,13 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     if account["reasons"]:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
+    shards = sum(split["shards"] for split in manifest["splits"].values())
     if reused and not outcome.unchanged:
-        shards = sum(split["shards"] for split in manifest["splits"].values())
         print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
+    if (previous := manifest["previous"]) and not outcome.unchanged:
+        print(f"copied    {taken_over} of {shards} shards, and {_copied(counters)} records, from {previous}")
+        opened, pixels = counters.get("images_opened", 0), counters.get("pixels_decoded", 0)
+        print(f"read      {opened:,} of {account['images']:,} images, {pixels / 1e6:,.1f} megapixels")
     if busy := manifest["counters"].get("gpu_busy_ms"):
         wait, rate = manifest["counters"]["gpu_wait_ms"], manifest["counters"]["patches_written"] / busy * 1000
         print(f"gpu       busy {busy / 1e3:,.1f} s, {rate:,.0f} patches/s; waited for input {wait / 1e3:,.1f} s")
@@ -258,12 +267,22 @@ def _print_outcome(outcome: Any, config: Config) -> None:
     print(f"look      {_program()} inspect {config.output.path}")
 
 
+def _copied(counters: dict[str, int]) -> str:
+    rewritten = counters.get("records_rewritten", 0)
+    names = f" with new names around {rewritten:,}" if rewritten else ""
+    return f"{counters.get('records_copied', 0) + rewritten:,}{names}"
+
+
 def _program() -> str:
     """How the command is called here."""
     if shutil.which("patchbeam"):
         return "patchbeam"
     called = os.path.relpath(sys.argv[0])
     return called if called.endswith("patchbeam") else "python -m pipeline"
+
+
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 def run() -> None:
@@ -284,13 +303,20 @@ def run() -> None:
         sys.stderr.flush()
         os._exit(130)  # at once: threads in the middle of a shard would go on, and files appear whole or not at all
     except Exception as error:
-        from pipeline.build import TooManyRejected
+        from pipeline.build import TooManyRejected, Withdrawn
+        from pipeline.lease import Busy, Lost
         from pipeline.runners import JobFailed
-        from pipeline.versions import Busy
 
-        if not isinstance(error, TooManyRejected | Busy | JobFailed):
+        if _is_full(error):
+            _fail(f"{error}\nThe disk is full: nothing was published; with more room the same command goes on", 1)
+        if not isinstance(error, TooManyRejected | Withdrawn | Busy | Lost | JobFailed):
             raise
-        _fail(error, 2 if isinstance(error, TooManyRejected) else 1)
+        _fail(error, 2 if isinstance(error, TooManyRejected) else 3 if isinstance(error, Withdrawn) else 1)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no room to write; Beam makes a text of what happened in a worker."""
+    return getattr(error, "errno", None) == errno.ENOSPC or f"[Errno {errno.ENOSPC}]" in str(error)
 
 
 def _fail(message: object, code: int) -> NoReturn:

@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.effects import without
 from transforms.grid import Edge, PadMode
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -266,6 +267,7 @@ class Input(_Section):
     convert: Literal["as-is", "rgb", "gray"] = "as-is"
     depth: Literal["exact", "widen", "scale", "clip"] = "exact"
     max_seconds: Annotated[Number, Field(gt=0)] = 120
+    fingerprint: Literal["stat", "content"] = "stat"
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Dtype = "uint8"
     range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
@@ -588,6 +590,11 @@ class Config(_Section):
         return [f"{name}/{kind}" for name, raster in self.input.rasters.items() for kind in raster.classes]
 
     @property
+    def labels_patches(self) -> bool:
+        """Whether patches of one image may have labels of their own."""
+        return bool(self.input.points or self.patch.label)
+
+    @property
     def has_copies(self) -> bool:
         """Whether a place in an image may have several records, which then say how they differ."""
         return bool(self.augment or self.patch.crops)
@@ -618,23 +625,31 @@ class Config(_Section):
         Where the images lie, where the output goes, how much may be rejected and what runs the build do not change it;
         which images there are enters a build through their identities.
         """
-        values = self.model_dump(mode="json", exclude={"max_rejected", "workers", "beam"})
-        for name in ("images", "manifest", "root", "max_seconds"):
-            del values["input"][name]
-        if self.input.points:
-            del values["input"]["points"]["file"]
-        for name in ("columns", "rasters", "points", "mpp", "gsd"):
-            if not values["input"][name]:
-                del values["input"][name]
-        for name in ("scales", "cover", "label", "stain"):
-            if not values["patch"][name]:
-                del values["patch"][name]
-        for raster in values["input"].get("rasters", {}).values():
-            del raster["file"]  # their fingerprints are joined to those of the images
-        del values["output"]["path"]
+        return _digest(self._content())
+
+    def pixel_digest(self) -> str:
+        """64 hexadecimal digits that change with every key that may change the patches of an image.
+
+        What it leaves out changes their names, their split, their order or their shard; see ``pipeline.effects``.
+        """
+        return _digest(without(self._content(), "names"))
+
+    def shard_digest(self) -> str:
+        """64 hexadecimal digits: what decides the bytes of a shard, beside its plan."""
+        augmented = self.training_split if self.augment else None
+        return _digest([self.pixel_digest(), self.output.order, self.input.columns, augmented])
+
+    def _content(self) -> dict[str, Any]:
+        """Every key that changes the dataset, in one way of writing it; see ``pipeline.effects``."""
+        # The fingerprints of rasters and points are joined to those of the images, wherever their files are.
+        values = without(self.model_dump(mode="json"), "report")
         values["patch"]["stride"] = self.patch.steps
         values["splits"] = list(self.splits.items())  # their order decides, too
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return values
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,7 +23,7 @@ from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
 from pipeline.points import centres_of
-from pipeline.records import Row
+from pipeline.records import Row, order_of, places_of
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw
 from transforms.crops import crop_start
@@ -352,33 +352,29 @@ class _One(NamedTuple):
 
 
 def _encode(one: _One, patch: np.ndarray, beside: dict[str, np.ndarray], config: Config) -> tuple[Row, bytes]:
-    info, level, output = one.info, config.input.level, config.output
+    info = one.info
     encoded = {
         name: encode_patch(patch if name == "image" else beside[name], form.encoding, form.quality)
         for name, form in config.forms.items()
     }
-    data = encoded.pop("image")
-    payload = to_example(
-        PatchRecord(
-            image=data,
-            shape=patch.shape,
-            dtype=patch.dtype.name,
-            image_id=info.image_id,
-            level=level,
-            row=one.row,
-            col=one.col,
-            label=one.label,
-            group=info.group,
-            meta=tuple(meta_of(info).items()),
-            beside=tuple(encoded.items()),
-            copy=one.copy,
-            augmentation=one.done if config.has_copies else None,
-        )
+    record = PatchRecord(
+        image=encoded.pop("image"),
+        shape=patch.shape,
+        dtype=patch.dtype.name,
+        image_id=info.image_id,
+        level=config.input.level,
+        row=one.row,
+        col=one.col,
+        label=one.label,
+        group=info.group,
+        meta=tuple(meta_of(info).items()),
+        beside=tuple(encoded.items()),
+        copy=one.copy,
+        augmentation=one.done if config.has_copies else None,
     )
-    identity = (info.image_id, level, one.row, one.col, *([one.copy] if one.copy else []))
-    order = digest(config.seed, "order", *identity) if output.order == "shuffled" else 0
-    places = tuple((payload.rindex(part), len(part)) for part in encoded.values())
+    payload = to_example(record)
+    order = order_of(config, info.image_id, one.row, one.col, one.copy)
     extra = (*one.extra, one.copy, one.done) if config.has_copies else one.extra
-    found = (payload.index(data), len(data))
+    found, places = places_of(record, payload)
     row = Row(order, info, one.row, one.col, one.copy, one.label, len(payload), *found, beside=places, extra=extra)
     return row, payload

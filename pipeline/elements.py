@@ -86,6 +86,7 @@ class ImageInfo(NamedTuple):
         mask, points, regions, meta: as in :class:`ImageRef`.
         facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform``, ``nodata`` and ``step``
             of :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
+        was: the split that it had, as the same image, in the version before; empty where it was not there.
     """
 
     image_id: str
@@ -103,6 +104,7 @@ class ImageInfo(NamedTuple):
     regions: str = ""
     meta: str = ""
     facts: str = ""
+    was: str = ""
 
     def fact(self, name: str) -> Any:
         """One of the facts; None where the file does not say."""
@@ -118,9 +120,19 @@ class ImageInfo(NamedTuple):
 
     @property
     def placeless(self) -> ImageInfo:
-        """The same without what says where the files lie; their fingerprints stand for them."""
+        """The same without what says where the files lie, for which their fingerprints stand, and what was before."""
         points, regions = (text if is_json(text) else "" for text in (self.points, self.regions))
-        return self._replace(uri="", mask="", points=points, regions=regions)
+        return self._replace(uri="", mask="", points=points, regions=regions, was="")
+
+    @property
+    def nameless(self) -> ImageInfo:
+        """The same without what may change while the pixels of its patches stay."""
+        return self.placeless._replace(split="", label="", group="", meta="")
+
+    @property
+    def names_digest(self) -> bytes:
+        """16 bytes that change with what every record says of the image beside its pixels."""
+        return hashlib.blake2b(repr((self.label, self.group, self.meta)).encode(), digest_size=16).digest()
 
     @property
     def is_whole(self) -> bool:
@@ -145,6 +157,16 @@ class Region(NamedTuple):
         """The rectangle."""
         return Box(*self[1:])
 
+    def pixels_digest(self, pixel_digest: str, records_per_patch: int) -> bytes:
+        """16 bytes; where they are equal, so are the pixels, scores and rejections of its patches.
+
+        Args:
+            pixel_digest: of the configuration.
+            records_per_patch: more than one where they are augmented.
+        """
+        decides = (FORMAT, pixel_digest, records_per_patch, self.image.nameless, *self.area)
+        return hashlib.blake2b(repr(decides).encode(), digest_size=16).digest()
+
 
 class ShardPlan(NamedTuple):
     """Everything that decides the bytes of a shard, beside the configuration."""
@@ -159,10 +181,14 @@ class ShardPlan(NamedTuple):
         """``train-00003-of-00016``."""
         return f"{self.split}-{self.number:05d}-of-{self.of:05d}"
 
-    def digest(self, content_digest: str) -> str:
-        """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out."""
+    def digest(self, shard_digest: str) -> str:
+        """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out.
+
+        Args:
+            shard_digest: of the configuration.
+        """
         regions = [(*r.image.placeless, *r.area) for r in self.regions]
-        return hashlib.sha256(repr((FORMAT, content_digest, self[:3], regions)).encode()).hexdigest()
+        return hashlib.sha256(repr((FORMAT, shard_digest, self[:3], regions)).encode()).hexdigest()
 
 
 class Rejected(NamedTuple):
@@ -194,6 +220,7 @@ class ShardResult(NamedTuple):
         shard: its name, ``train-00000-of-00004``.
         records, bytes, sha256: of the TFRecord file.
         index_bytes, index_sha256: of its part of the index.
+        regions_bytes, regions_sha256: of the table of its regions.
         images: image id -> patches planned, written, filtered, rejected here.
         labels: label -> patches.
         filtered: score -> patches that were left out because of it.
@@ -208,6 +235,8 @@ class ShardResult(NamedTuple):
     sha256: str
     index_bytes: int
     index_sha256: str
+    regions_bytes: int
+    regions_sha256: str
     images: dict[str, tuple[int, int, int, int]]
     labels: dict[str, int]
     filtered: dict[str, int]
@@ -261,6 +290,16 @@ def shard_file(shard: str) -> str:
 def index_file(shard: str) -> str:
     """Path of the shard's part of the index, below the version."""
     return f"index/{shard}.parquet"
+
+
+def regions_file(shard: str) -> str:
+    """Path of the table of the shard's regions, below the version."""
+    return f"regions/{shard}.parquet"
+
+
+def files_of(shard: str) -> tuple[str, ...]:
+    """Paths of all files of a shard, below the version; the receipt, which makes it complete, is the last."""
+    return shard_file(shard), index_file(shard), regions_file(shard), receipt_file(shard)
 
 
 def receipt_file(shard: str) -> str:

@@ -34,6 +34,7 @@ class _Inspect(beam.DoFn):
         self._config = config
 
     def process(self, ref: ImageRef) -> Iterator:
+        beam.metrics.Metrics.counter("patchbeam", "images_opened").inc()
         try:
             yield inspect_image(ref, self._config)
         except Unreadable as error:
@@ -48,17 +49,12 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     Raises:
         Unreadable: if the image cannot be opened, is not what the configuration asks for, or has no patch.
     """
-    label = ref.label or name_of(ref.image_id, config.input.label)
-    group = ref.group or name_of(ref.image_id, config.input.group)
+    names = names_of(ref, config)
     reader = open_to_scale(ref.uri, config.input)
     reader.close()
     layout = reader.layout
     _check_form(layout, config)
-    of_ref: dict[str, Any] = ref._asdict() | {
-        "split": ref.split or split_of(group, config),
-        "label": label,
-        "group": group,
-    }
+    of_ref: dict[str, Any] = ref._asdict() | names
     of_layout = {name: getattr(layout, name) for name in ("height", "width", "block_height", "block_width")}
     info = ImageInfo(**of_ref, **of_layout, facts=_facts(layout))
     if config.input.points:
@@ -68,6 +64,17 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     for name in sorted(config.input.rasters):
         open_raster(info, name, config.input).close()
     return info
+
+
+def names_of(ref: ImageRef, config: Config) -> dict[str, str]:
+    """Label, group and split of an image.
+
+    Raises:
+        Unreadable: ``no_name`` where a rule finds none.
+    """
+    label = ref.label or name_of(ref.image_id, config.input.label)
+    group = ref.group or name_of(ref.image_id, config.input.group)
+    return {"split": ref.split or split_of(group, config), "label": label, "group": group}
 
 
 def _facts(layout: Layout) -> str:

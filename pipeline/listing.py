@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.config import Config, ConfigError, Input
+from pipeline.contents import with_contents
 from pipeline.elements import ImageRef, is_json
 from pipeline.joining import id_below, join_manifest
 from pipeline.manifest import check_manifest, folder_of, with_columns
@@ -69,7 +70,8 @@ def list_images(config: Input, splits: Collection[str] = ()) -> Iterator[ImageRe
     merged = heapq.merge(*streams, key=lambda ref: ref.image_id.split("/"))
     found = (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
     refs = join_manifest(found, config, root, splits) if config.manifest else found
-    return with_raster_fingerprints(refs, config)
+    refs = with_raster_fingerprints(refs, config)
+    return with_contents(refs, config) if config.fingerprint == "content" else refs
 
 
 def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:
@@ -95,7 +97,7 @@ def check_inputs(config: Input) -> None:
     """
     for pattern in config.images:
         if storage.is_local(pattern):
-            next(list_images(config.model_copy(update={"images": (pattern,), "manifest": None})))
+            next(list_images(config.model_copy(update={"images": (pattern,), "manifest": None, "fingerprint": "stat"})))
     if config.manifest is not None and storage.is_local(config.manifest):
         check_manifest(config)
 

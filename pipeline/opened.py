@@ -39,7 +39,10 @@ class OpenImage:
 
         An image that does not open raises the same error every time.
         """
-        return self._reader().read(box)
+        reader = self._reader()
+        if not reader.layout.is_whole:
+            self._clock.count("pixels_decoded", box.height * box.width)
+        return reader.read(box)
 
     def read_rasters(self, box: Box) -> dict[str, np.ndarray]:
         """The same pixels of the rasters that belong to the image, by their names."""
@@ -153,6 +156,10 @@ class OpenImage:
             reader = open_to_scale(self.info.uri, wanted)
         except Unreadable as error:
             return error
+        if self.info.was:  # its header was not read
+            self._clock.count("images_opened", 1)
+        if reader.layout.is_whole:  # it is decoded once, by the first window
+            self._clock.count("pixels_decoded", self.info.height * self.info.width)
         planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
         try:
             if reader.layout[:4] != planned:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
-from pipeline.elements import ImageInfo, meta_of
-from transforms.example import META, patch_key
+from pipeline.elements import ImageInfo, digest, meta_of
+from transforms.example import META, PatchRecord, patch_key
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -59,9 +59,10 @@ class Row(NamedTuple):
         label: of the patch.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
-        spooled: where the Example lies in the spool.
+        spooled: where the Example lies in its source.
         extra: values of the columns of scores, covers and copies.
         beside: offset and length in the Example of each of ``config.beside``.
+        source: 0 for the spool, else the number of an earlier shard, counted from 1.
     """
 
     order: int
@@ -76,14 +77,74 @@ class Row(NamedTuple):
     spooled: int = 0
     extra: tuple = ()
     beside: tuple[tuple[int, int], ...] = ()
+    source: int = 0
+
+    @property
+    def identity(self) -> tuple[str, int, int, int]:
+        """No other record of the dataset has the same."""
+        return self.image.image_id, self.row, self.col, self.copy
 
 
-def write_records(file: BinaryIO, spool: BinaryIO, rows: Sequence[Row]) -> tuple[int, str]:
-    """Copies the Examples from the spool, in the order of ``rows``, as TFRecords; returns their size and sha256."""
+class Damaged(ValueError):
+    """A record of an earlier shard is not what was written there."""
+
+
+def order_of(config: Config, image_id: str, row: int, col: int, copy: int) -> int:
+    """What the records of a shard are sorted by first."""
+    if config.output.order != "shuffled":
+        return 0
+    identity = (image_id, config.input.level, row, col)
+    return digest(config.seed, "order", *identity, *((copy,) if copy else ()))
+
+
+def places_of(record: PatchRecord, payload: bytes) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+    """Offset and length in the serialized Example of the encoded patch, and of those beside it."""
+    beside = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in record.beside)
+    return (payload.index(record.image), len(record.image)), beside
+
+
+def extra_schema(config: Config) -> pa.Schema:
+    """The columns of ``Row.extra``."""
+    covers = [(f"cover/{name}", pa.float32()) for name in config.covers]
+    scores, copies = SCORES_SCHEMA if config.quality else (), COPY_SCHEMA if config.has_copies else ()
+    return pa.schema([*scores, *covers, *copies])
+
+
+def read_payload(file: BinaryIO, row: Row) -> bytes:
+    """The Example of a row, from an earlier shard.
+
+    Raises:
+        Damaged: if its checksum is wrong.
+    """
+    file.seek(row.spooled)
+    data = file.read(row.length + _FOOTER)
+    payload, crc = data[: row.length], data[row.length :]
+    if len(payload) != row.length or _masked_crc(payload) != crc:
+        raise Damaged(f"the record of {row.identity} at byte {row.spooled}: the checksum of its content is wrong")
+    return payload
+
+
+def write_records(
+    file: BinaryIO, spool: BinaryIO, rows: Sequence[Row], earlier: Sequence[BinaryIO] = ()
+) -> tuple[int, str]:
+    """Copies the Examples of ``rows``, in their order, as TFRecords; returns their size and sha256.
+
+    Args:
+        file: is written to.
+        spool: holds the new Examples.
+        rows: what goes into the shard.
+        earlier: shards that hold the others.
+
+    Raises:
+        Damaged: if one of those is not what was written.
+    """
     size, checksum = 0, hashlib.sha256()
     for row in rows:
-        spool.seek(row.spooled)
-        payload = spool.read(row.length)
+        if row.source:
+            payload = read_payload(earlier[row.source - 1], row)
+        else:
+            spool.seek(row.spooled)
+            payload = spool.read(row.length)
         header = struct.pack("<Q", row.length)
         record = b"".join((header, _masked_crc(header), payload, _masked_crc(payload)))
         file.write(record)
@@ -126,9 +187,7 @@ def index_schema(config: Config) -> pa.Schema:
     """
     further = [(META + name, _KINDS[kind]) for name, kind in sorted((config.input.columns or {}).items())]
     places = [(f"{name}_{what}", pa.int64()) for name in config.beside for what in ("offset", "length")]
-    covers = [(f"cover/{name}", pa.float32()) for name in config.covers]
-    scores, copies = SCORES_SCHEMA if config.quality else (), COPY_SCHEMA if config.has_copies else ()
-    return pa.schema([*INDEX_SCHEMA, *further, *places, *scores, *covers, *copies])
+    return pa.schema([*INDEX_SCHEMA, *further, *places, *extra_schema(config)])
 
 
 def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> bytes:

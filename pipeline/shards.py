@@ -1,32 +1,36 @@
 """Write shards: the only step that touches pixels.
 
-The work on one shard is a chain that does not need Beam: windows -> cut_window -> spool -> records in order -> file,
-index and, last, the receipt. Windows run in parallel on the threads of the process, so that all cores work on one
-shard, and memory does not depend on the size of an image.
+The work on one shard is a chain that does not need Beam: regions that the version before has are copied; of the others,
+windows -> cut_window -> spool; then records in order -> file, index, regions and, last, the receipt. Windows run in
+parallel on the threads of the process, so that all cores work on one shard, and memory does not depend on the size of
+an image.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO
 
 import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.cutting import Turn, cut_window
+from pipeline.copying import Copier, Previous, reusable, take_over
+from pipeline.cutting import Patches, Turn, cut_window
 from pipeline.device import device
-from pipeline.elements import PASSING, Rejected, ShardPlan, ShardResult, index_file, receipt_file, shard_file
+from pipeline.elements import Region, ShardPlan, ShardResult, index_file, receipt_file, regions_file, shard_file
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.plan import cells_of, windows_of
-from pipeline.records import Row, make_index, write_records
+from pipeline.records import Damaged, make_index, write_records
+from pipeline.regions import Part, make_regions
 from transforms import moments
 from transforms.grid import Cells
 from transforms.quality import Duplicates
@@ -34,28 +38,31 @@ from transforms.quality import Duplicates
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """ShardPlan -> the names of the shards that are complete, each with its index and receipt.
+    """ShardPlan -> the names of the shards that are complete, each with its index, its regions and its receipt.
 
     Args:
         config: the build.
         folder: of the version.
         threads: that cut and encode in one process; None for its cores.
+        previous: what is copied from; None where everything is cut.
     """
 
     config: Config
     folder: str
     threads: int | None = None
+    previous: Previous | None = None
 
     def expand(self, plans):
-        write = beam.ParDo(_Write(self.config, self.folder, self.threads)).with_output_types(str)
+        do = _Write(self.config, self.folder, self.threads, self.previous)
         workers = self.config.workers
         hints = {"accelerator": workers.accelerator, "min_ram": workers.min_ram and f"{workers.min_ram}B"}
+        write = beam.ParDo(do).with_output_types(str)
         return plans | write.with_resource_hints(**{name: hint for name, hint in hints.items() if hint})
 
 
 class _Write(beam.DoFn):
-    def __init__(self, config: Config, folder: str, threads: int | None):
-        self._config, self._folder, self._given = config, folder, threads
+    def __init__(self, config: Config, folder: str, threads: int | None, previous: Previous | None):
+        self._config, self._folder, self._given, self._previous = config, folder, threads, previous
 
     def setup(self):
         self._threads = self._given or cores()
@@ -63,112 +70,138 @@ class _Write(beam.DoFn):
         device(self._config.workers)  # a missing GPU fails here, before anything is read
 
     def process(self, plan: ShardPlan) -> Iterator[str]:
-        if reusable(self._folder, plan, self._config):
-            counts = {"shards_reused": 1}
-        else:
-            result, counters = write_shard(plan, self._config, self._folder, self._threads)
-            counts = {
-                "shards_written": 1,
-                "patches_written": result.records,
-                "patches_filtered": sum(result.filtered.values()),
-                "patches_rejected": sum(rejected.patches for rejected in result.rejected),
-                "bytes_written": result.bytes,
-                **counters,
-                **device(self._config.workers).take_times(),
-            }
-        for name, count in counts.items():
+        for name, count in self._written(plan).items():
             beam.metrics.Metrics.counter("patchbeam", name).inc(count)
         yield plan.name
 
+    def _written(self, plan: ShardPlan) -> dict[str, int]:
+        """Sees to it that the shard is there; what that took, as counters."""
+        if reusable(self._folder, plan, self._config):
+            return {"shards_reused": 1}
+        if self._previous and take_over(self._previous, plan, self._config, self._folder):
+            return {"shards_taken_over": 1}
+        result, counters = write_shard(plan, self._config, self._folder, self._threads, self._previous)
+        return {
+            "shards_written": 1,
+            "patches_written": result.records,
+            "patches_filtered": sum(result.filtered.values()),
+            "patches_rejected": sum(rejected.patches for rejected in result.rejected),
+            "bytes_written": result.bytes,
+            **counters,
+            **device(self._config.workers).take_times(),
+        }
 
-def reusable(folder: str, plan: ShardPlan, config: Config) -> bool:
-    """Whether this shard was finished before: a receipt carries the digest of its plan, and its files are whole."""
-    path = storage.join(folder, receipt_file(plan.name))
-    if storage.size(path) is None:
-        return False
-    try:
-        receipt = ShardResult.from_json(json.loads(storage.read_bytes(path)))
-    except (ValueError, KeyError, TypeError):
-        return False
-    return (
-        receipt.plan == plan.digest(config.content_digest())
-        and not any(rejected.reason in PASSING for rejected in receipt.rejected)
-        and storage.size(storage.join(folder, shard_file(plan.name))) == receipt.bytes
-        and storage.size(storage.join(folder, index_file(plan.name))) == receipt.index_bytes
-    )
 
+def write_shard(
+    plan: ShardPlan, config: Config, folder: str, threads: int, previous: Previous | None = None
+) -> tuple[ShardResult, dict[str, int]]:
+    """Writes the shard, its part of the index, the table of its regions and, last, its receipt.
 
-def write_shard(plan: ShardPlan, config: Config, folder: str, threads: int) -> tuple[ShardResult, dict[str, int]]:
-    """Writes the shard, its part of the index and, last, its receipt.
+    Args:
+        plan: of the shard.
+        config: the build.
+        folder: of the version.
+        threads: that cut and encode.
+        previous: has records that are copied; where one of them turns out to be damaged, all are cut.
 
     Returns:
-        The receipt, and counters: milliseconds over all threads of each kind of work, bytes read.
+        The receipt, and counters: milliseconds over all threads of each kind of work, bytes read, records copied.
     """
     clock = Clock()
-    with tempfile.TemporaryFile() as spool:
-        content = _cut(plan, config, threads, clock, spool)
-        with clock("write"):
-            with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
-                size, checksum = write_records(file, spool, content.rows)
-            index = make_index(plan.split, shard_file(plan.name), content.rows, config)
-            storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
+    with tempfile.TemporaryFile() as spool, contextlib.ExitStack() as stack:
+        try:
+            copier = stack.enter_context(contextlib.closing(Copier(previous, config, clock))) if previous else None
+            return _write_shard(plan, config, folder, threads, clock, spool, copier), clock.counters()
+        except Damaged:
+            return write_shard(plan, config, folder, threads)
+
+
+def _write_shard(
+    plan: ShardPlan, config: Config, folder: str, threads: int, clock: Clock, spool: BinaryIO, copier: Copier | None
+) -> ShardResult:
+    with clock("copy"):
+        copied = _copy(plan, spool, copier)
+    parts = _cut(plan, config, threads, clock, spool, copied)
+    rows = sorted(row for part in parts for row in part.rows)
+    with clock("write"):
+        with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
+            size, checksum = write_records(file, spool, rows, copier.files if copier else ())
+        index = make_index(plan.split, shard_file(plan.name), rows, config)
+        storage.write_bytes(storage.join(folder, index_file(plan.name)), index)
+        regions = make_regions(parts, rows, config)
+        storage.write_bytes(storage.join(folder, regions_file(plan.name)), regions)
     result = ShardResult(
-        plan=plan.digest(config.content_digest()),
+        plan=plan.digest(config.shard_digest()),
         shard=plan.name,
-        records=len(content.rows),
+        records=len(rows),
         bytes=size,
         sha256=checksum,
         index_bytes=len(index),
         index_sha256=hashlib.sha256(index).hexdigest(),
-        images=_count_images(plan, config, content),
-        labels=dict(sorted(collections.Counter(row.label for row in content.rows).items())),
-        filtered=dict(sorted(sum(content.filtered.values(), collections.Counter()).items())),
-        rejected=tuple(sorted(content.rejected)),
-        moments=moments.to_json(content.moments),
+        regions_bytes=len(regions),
+        regions_sha256=hashlib.sha256(regions).hexdigest(),
+        images=_count_images(parts, config),
+        labels=dict(sorted(collections.Counter(row.label for row in rows).items())),
+        filtered=dict(sorted(sum((collections.Counter(p.filtered) for p in parts), collections.Counter()).items())),
+        rejected=tuple(sorted(rejected for part in parts for rejected in part.rejected)),
+        moments=moments.to_json(
+            moments.add_up((part.moments for part in parts), config.input.channels, config.input.dtype)
+        ),
     )
     receipt = json.dumps(result.to_json(), sort_keys=True).encode()
     storage.write_bytes(storage.join(folder, receipt_file(plan.name)), receipt)
-    return result, clock.counters()
+    return result
 
 
-class _Content(NamedTuple):
-    rows: list[Row]
-    rejected: list[Rejected]
-    filtered: dict[str, collections.Counter[str]]  # image id -> score -> patches
-    moments: moments.Moments
+def _copy(plan: ShardPlan, spool: BinaryIO, copier: Copier | None) -> dict[Region, Part]:
+    """The regions that need not be cut."""
+    if not copier:
+        return {}
+    found = {region: copier.part_of(region, spool) for region in plan.regions}
+    return {region: part for region, part in found.items() if part}
 
 
-def _cut(plan: ShardPlan, config: Config, threads: int, clock: Clock, spool) -> _Content:
-    """Cuts all windows; the records go to the spool as they come, and are put in order by their rows."""
-    rows: list[Row] = []
-    rejected: list[Rejected] = []
-    filtered: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    pixels = moments.empty(config.input.channels, config.input.dtype)
+def _cut(
+    plan: ShardPlan, config: Config, threads: int, clock: Clock, spool: BinaryIO, copied: dict[Region, Part]
+) -> list[Part]:
+    """Cuts all windows of the other regions; the records go to the spool as they come. All regions, in their order."""
 
-    def work(image: OpenImage, cells: Cells, turn: Turn | None):
+    def work(region: Region, image: OpenImage, cells: Cells, turn: Turn | None) -> tuple[Region, Patches]:
         try:
-            return image.info.image_id, cut_window(image, cells, config, clock, turn)
+            return region, cut_window(image, cells, config, clock, turn)
         finally:
             image.window_done()
             if turn:
                 turn.done()
 
-    for image_id, patches in in_order(work, _windows(plan, config, clock), threads):
-        for row, payload in zip(patches.rows, patches.payloads):
-            rows.append(row._replace(spooled=spool.tell()))
-            spool.write(payload)
-        rejected += patches.rejected
-        filtered[image_id] += patches.filtered
-        if patches.moments:
-            pixels = moments.merge(pixels, patches.moments)
-    return _Content(sorted(rows), rejected, filtered, pixels)
+    parts = dict(copied)
+    windows = _windows([region for region in plan.regions if region not in copied], config, clock)
+    for region, results in itertools.groupby(in_order(work, windows, threads), key=lambda result: result[0]):
+        part = Part(region, [], collections.Counter(), [], b"")
+        pixels = moments.empty(config.input.channels, config.input.dtype)
+        for _, patches in results:
+            for row, payload in zip(patches.rows, patches.payloads):
+                part.rows.append(row._replace(spooled=spool.tell()))
+                spool.write(payload)
+            part.rejected.extend(patches.rejected)
+            part.filtered.update(patches.filtered)
+            if patches.moments:
+                pixels = moments.merge(pixels, patches.moments)
+        parts[region] = part._replace(moments=moments.pack(pixels))
+    return [parts[region] for region in plan.regions]
 
 
-def _windows(plan: ShardPlan, config: Config, clock: Clock) -> Iterator[tuple[OpenImage, Cells, Turn | None]]:
-    for info, regions in itertools.groupby(plan.regions, key=lambda region: region.image):
-        windows = [list(zip(windows_of(region, config), _turns(config))) for region in regions]
-        image = OpenImage(info, config, sum(len(one) for one in windows), clock)
-        yield from ((image, cells, turn) for one in windows for cells, turn in one)
+def _windows(
+    regions: list[Region], config: Config, clock: Clock
+) -> Iterator[tuple[Region, OpenImage, Cells, Turn | None]]:
+    for info, of_image in itertools.groupby(regions, key=lambda region: region.image):
+        windows = [
+            (region, cells, turn)
+            for region in of_image
+            for cells, turn in zip(windows_of(region, config), _turns(config))
+        ]
+        image = OpenImage(info, config, len(windows), clock)
+        yield from ((region, image, cells, turn) for region, cells, turn in windows)
 
 
 def _turns(config: Config) -> Iterator[Turn | None]:
@@ -182,15 +215,14 @@ def _turns(config: Config) -> Iterator[Turn | None]:
     return (Turn(turns, number, seen) for number in itertools.count())
 
 
-def _count_images(plan: ShardPlan, config: Config, content: _Content) -> dict[str, tuple[int, int, int, int]]:
+def _count_images(parts: list[Part], config: Config) -> dict[str, tuple[int, int, int, int]]:
     """image id -> patches planned, written, filtered, rejected in this shard."""
-    planned: collections.Counter[str] = collections.Counter()
-    for region in plan.regions:
-        records = cells_of(region, config).count * config.records_per_patch(region.image.split)
-        planned[region.image.image_id] += records
-    written = collections.Counter(row.image.image_id for row in content.rows)
-    lost: collections.Counter[str] = collections.Counter()
-    for row in content.rejected:
-        lost[row.image_id] += row.patches
-    filtered = {image_id: sum(counts.values()) for image_id, counts in content.filtered.items()}
-    return {i: (count, written[i], filtered.get(i, 0), lost[i]) for i, count in sorted(planned.items())}
+    counts: dict[str, tuple[int, int, int, int]] = {}
+    for part in parts:
+        image = part.region.image
+        planned = cells_of(part.region, config).count * config.records_per_patch(image.split)
+        rejected = sum(row.patches for row in part.rejected)
+        more = (planned, len(part.rows), sum(part.filtered.values()), rejected)
+        before = counts.get(image.image_id, (0, 0, 0, 0))
+        counts[image.image_id] = tuple(a + b for a, b in zip(before, more))  # type: ignore[assignment]
+    return dict(sorted(counts.items()))

@@ -33,6 +33,13 @@ class Found(NamedTuple):
     fingerprint: str
 
 
+class Versioned(NamedTuple):
+    """The content of a small file, and a string that is that of no other content that it had or will have."""
+
+    data: bytes
+    version: str
+
+
 def is_local(uri: str) -> bool:
     """Whether this is a path of this machine and not a URI."""
     return "://" not in uri
@@ -197,6 +204,67 @@ def write_bytes(uri: str, data: bytes) -> None:
         file.write(data)
 
 
+def read_version(uri: str) -> Versioned | None:
+    """The content of a small file with its version, for :func:`write_if`; None if there is none."""
+    if is_local(uri):
+        try:
+            with open(uri, "rb") as file:
+                return Versioned(file.read(), _version(os.fstat(file.fileno())))
+        except FileNotFoundError:
+            return None
+    from pipeline.stores import insist, store_of
+
+    found = _stat(uri)
+    if not found:
+        return None
+    try:
+        return Versioned(insist(lambda: store_of(uri).fetch(found, 0, found.size)), found.version)
+    except OSError:  # it was replaced in between, or removed
+        return read_version(uri)
+
+
+def write_if(uri: str, data: bytes, version: str | None) -> str | None:
+    """Writes a small file on the condition that it still has this version or, for None, that there is none.
+
+    Where a store has no conditions (others than S3 and Google's) it is written in any case.
+
+    Returns:
+        Its new version; None if it was not written.
+    """
+    if not is_local(uri):
+        from pipeline.stores import insist, store_of
+
+        return insist(lambda: store_of(uri).put_if(uri, data, version))
+    folder, _, name = uri.rpartition("/")
+    temporary = f"{folder or '.'}/.tmp-{name}"  # one is enough: it is written under the lock
+    with _locked(folder or "."):
+        status = os.stat(uri) if os.path.exists(uri) else None
+        if (_version(status) if status else None) != version:
+            return None
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            written = _version(os.fstat(file.fileno()))
+        os.replace(temporary, uri)
+    return written
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Keeps other processes out for a moment; they lock the same file."""
+    import fcntl
+
+    with open(f"{folder}/.lock", "a") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def read_table(uri: str) -> pa.Table:
     """A Parquet file as a table."""
     import pyarrow.parquet as pq
@@ -214,7 +282,10 @@ def write_table(uri: str, table: pa.Table) -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """The same file at another place, complete or not at all; on local disks without another copy of its bytes."""
+    """The same file at another place, complete or not at all.
+
+    On local disks there is no other copy of its bytes, and within a store they do not leave it.
+    """
     if is_local(source) and is_local(target):
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
         temporary = f"{os.path.dirname(target) or '.'}/.tmp-{uuid.uuid4().hex}"
@@ -223,7 +294,15 @@ def copy(source: str, target: str) -> None:
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)
+        with contextlib.suppress(FileNotFoundError):  # rename(2) leaves both names of one file
+            os.remove(temporary)
         return
+    if source.partition("://")[0] == target.partition("://")[0]:
+        from pipeline.stores import insist, store_of
+
+        with contextlib.suppress(NotImplementedError):
+            insist(lambda: store_of(source).copy(source, target))
+            return
     with open_read(source) as file, atomic_write(target) as out:
         shutil.copyfileobj(file, out, 1 << 20)
 
@@ -241,6 +320,18 @@ def files_below(folder: str) -> list[str]:
     folder = folder.rstrip("/")
     above = 0 if folder == "." else len(folder) + 1
     return sorted(found.uri[above:] for found in _walk(folder))
+
+
+def folders_in(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, without a look at what is below them; empty if there is none."""
+    if is_local(folder):
+        try:
+            return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    from pipeline.stores import folders_below
+
+    return sorted(folders_below(f"{folder}/"))
 
 
 def delete(uri: str) -> None:

@@ -37,6 +37,8 @@ SHARDS_SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("index_bytes", pa.int64()),
         ("index_sha256", pa.string()),
+        ("regions_bytes", pa.int64()),
+        ("regions_sha256", pa.string()),
         ("receipt_bytes", pa.int64()),
         ("receipt_sha256", pa.string()),
     ]

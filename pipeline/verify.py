@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.dataset import SHARDS, Dataset
-from pipeline.elements import index_file, receipt_file, shard_file
+from pipeline.elements import index_file, receipt_file, regions_file, shard_file
 from pipeline.records import read_record
 from transforms.encoding import decode_patch
 from transforms.example import META, from_example
@@ -35,6 +35,7 @@ def verify(dataset: Dataset, threads: int) -> list[str]:
     shards = table.to_pylist()
     files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
     files |= {index_file(shard["shard"]): shard["index_sha256"] for shard in shards}
+    files |= {regions_file(shard["shard"]): shard["regions_sha256"] for shard in shards}
     files |= {receipt_file(shard["shard"]): shard["receipt_sha256"] for shard in shards}
     records = {shard_file(shard["shard"]) for shard in shards}
     present = set(storage.files_below(dataset.folder)) - {"manifest.json"}

@@ -3,13 +3,16 @@
 import contextlib
 import http.client
 import http.server
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 import urllib.request
 
 
@@ -87,7 +90,7 @@ class Proxy:
 
     def __init__(self, port):
         self.upstream, self.every, self.how, self.delay = port, 0, "error", 0.0
-        self.stall_s = 3.0
+        self.stall_s, self.conditions = 3.0, False
         self.reset()
         proxy = self
 
@@ -133,6 +136,11 @@ class Proxy:
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return
+        if self.conditions and not self._holds(handler, body):
+            handler.send_response(412)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         if fails and self.how == "stall":
             time.sleep(self.stall_s)
         upstream = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=120)
@@ -156,6 +164,20 @@ class Proxy:
             handler.wfile.write(data)
             with self._lock:
                 self.body_bytes += len(data) if handler.headers.get("Range") else 0
+
+    def _holds(self, handler, body):
+        """Whether an upload to Google's store finds the generation that it wants, 0 for none."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(handler.path).query)
+        wanted = query.get("ifGenerationMatch")
+        if not wanted or handler.command != "POST":
+            return True
+        upstream = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=120)
+        bucket = urllib.parse.urlsplit(handler.path).path.split("/b/")[1].split("/")[0]
+        name = urllib.parse.quote(json.loads(re.search(rb"\{.*?\}", body, re.DOTALL)[0])["name"], safe="")
+        upstream.request("GET", f"/storage/v1/b/{bucket}/o/{name}")
+        answer = upstream.getresponse()
+        found = json.loads(answer.read()) if answer.status == 200 else {}
+        return str(found.get("generation", 0)) == wanted[0]
 
     def _body(self, handler):
         if "chunked" in handler.headers.get("Transfer-Encoding", ""):

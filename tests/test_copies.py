@@ -177,7 +177,7 @@ def test_the_bytes_of_crops_filters_and_copies_do_not_depend_on_the_workers(imag
     one = run(images[0], tmp_path / "one", **with_path("one"))
     monkeypatch.setattr(planning, "WINDOW_BYTES", 4 * 3 * SIZE * SIZE)
     other = run(images[0], tmp_path / "other", ["--direct_num_workers=3"], **with_path("other"))
-    but = ("manifest.json", "inputs.parquet", "receipts", "shards.parquet")
+    but = ("manifest.json", "inputs.parquet", "receipts", "regions", "shards.parquet")
 
     assert checksums(one.folder, but) == checksums(other.folder, but)
     assert sum(split["shards"] for split in one.manifest["splits"].values()) > 2

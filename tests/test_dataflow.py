@@ -316,7 +316,7 @@ def test_a_build_publishes_what_the_launcher_had_written_and_then_there_is_no_jo
 
     outcome = build(small, options)
     assert outcome.folder == folder
-    assert outcome.manifest["counters"] == {"shards_reused": 1}
+    assert outcome.manifest["counters"] == {"images_opened": 1, "shards_reused": 1}
     assert outcome.manifest["splits"]["train"]["patches"] == 2
     assert launcher.submit(small, options) is None
 

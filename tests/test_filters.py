@@ -122,7 +122,7 @@ def test_copies_are_left_out_whatever_the_windows_and_threads(images, tmp_path, 
     outcome = run(images, tmp_path / "one", quality={"duplicates": 2})
     monkeypatch.setattr(shards, "cores", lambda: 8)
     other = run(images, tmp_path / "other", ["--direct_num_workers=2"], quality={"duplicates": 2})
-    but = ("manifest.json", "inputs.parquet", "receipts", "shards.parquet")
+    but = ("manifest.json", "inputs.parquet", "receipts", "regions", "shards.parquet")
     assert checksums(outcome.folder, but) == checksums(other.folder, but)
 
     accounts = outcome.manifest["accounts"]

@@ -236,3 +236,25 @@ def test_a_name_that_is_not_utf_8_is_an_error_that_names_the_file(tmp_path):
         pass
     with pytest.raises(ConfigError, match=r"\\xff\.png|\\udcff\.png"):
         make_listing(list_images(Input(images=(f"{tmp_path}/*.png",))))
+
+
+def test_a_fingerprint_of_the_content_knows_a_touched_file_from_a_replaced_one(tree):
+    make(tree, "masks/x.png", "masks/y.png")
+    rasters = {"mask": {"file": {"match": "a/", "replace": "masks/"}}}
+    wanted = Input.model_validate({"images": ["a/*.png", "b/*.png"], "rasters": rasters, "fingerprint": "content"})
+    prints = lambda: {ref.image_id: ref.fingerprint for ref in list_images(wanted)}
+    digest = lambda data: hashlib.blake2b(data, digest_size=16).hexdigest()
+    first = prints()
+    assert first == {
+        "a/x.png": f"{digest(b'a/x.png')}+{digest(b'masks/x.png')}",
+        "b/x.png": f"{digest(b'b/x.png')}+missing",
+    }
+    os.utime(tree / "a/x.png", ns=(0, 77))
+    assert prints() == first
+    status = os.stat(tree / "a/x.png")
+    (tree / "a/x.png").write_bytes(b"A/x.png")  # as long, and as old
+    os.utime(tree / "a/x.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert prints()["a/x.png"] == first["a/x.png"].replace(digest(b"a/x.png"), digest(b"A/x.png"))
+    (tree / "masks/x.png").write_bytes(b"another")
+    assert prints()["a/x.png"] == f"{digest(b'A/x.png')}+{digest(b'another')}"
+    check_inputs(wanted)

@@ -19,7 +19,8 @@ def make_receipt(name, number, pixels):
     images = {f"i{number % 3}": (number + 3, number, 1, 2 if rejected else 0), f"j{number}": (1, 1, 0, 0)}
     return ShardResult(
         plan=f"plan {number}", shard=name, records=number + 1, bytes=100 + number, sha256="a" * 64, index_bytes=7,
-        index_sha256="b" * 64, images=images, labels={"cat": number, "": 1}, filtered={"tissue": 1}, rejected=rejected,
+        index_sha256="b" * 64, regions_bytes=8, regions_sha256="c" * 64, images=images, labels={"cat": number, "": 1},
+        filtered={"tissue": 1}, rejected=rejected,
         moments=moments.to_json(moments.measure(pixels)),
     )  # fmt: skip
 

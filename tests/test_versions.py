@@ -1,19 +1,15 @@
 """A version is published whole or not at all, and nothing that was published is touched again."""
 
-import contextlib
 import datetime
+import hashlib
 import json
 import os
-import re
-import signal
-import subprocess
-import sys
 
 import pytest
 
-from pipeline import storage, versions
+from pipeline import lease, storage, versions
 from pipeline.config import ConfigError
-from pipeline.versions import Busy
+from pipeline.elements import FORMAT
 
 ONE, OTHER = "ab" * 32, "cd" * 32
 OLD, NEW = "20240101T000000Z-abababab", "20240202T000000Z-cdcdcdcd"
@@ -47,7 +43,14 @@ def write(out, name, **files):
 def content(out):
     """path -> text of everything but the lock."""
     files = {path: storage.read_bytes(storage.join(out, path)).decode() for path in storage.files_below(out)}
-    return {path: text for path, text in files.items() if path != ".lock"}
+    return {path: text for path, text in files.items() if path not in (".lock", "published.jsonl")}
+
+
+def publish(out, name, manifest):
+    """Makes it complete and the latest."""
+    versions.complete(out, name, manifest)
+    with lease.hold(out) as held:
+        versions.publish(out, name, held)
 
 
 def started(digest):
@@ -56,23 +59,23 @@ def started(digest):
 
 def test_the_first_build_gets_a_version_with_its_time_and_digest(out):
     assert versions.latest(out) is None
-    assert versions.begin(out, ONE) == ("20250101T000000Z-abababab", False)
+    assert versions.begin(out, ONE, ONE) == ("20250101T000000Z-abababab", False)
     assert content(out) == {"versions/20250101T000000Z-abababab/work/build.json": started(ONE)}
     assert versions.latest(out) is None
 
 
 def test_an_unfinished_version_of_the_same_configuration_is_resumed_with_its_files(out):
-    name, _ = versions.begin(out, ONE)
+    name, _ = versions.begin(out, ONE, ONE)
     write(out, name, receipts__train_json="{}", work__plan_json="{}")
     before = content(out)
-    assert versions.begin(out, ONE) == (name, True)
+    assert versions.begin(out, ONE, ONE) == (name, True)
     assert content(out) == before
 
 
 def test_what_another_configuration_left_unfinished_is_removed(out):
-    name, _ = versions.begin(out, ONE)
+    name, _ = versions.begin(out, ONE, ONE)
     write(out, name, receipts__train_json="{}", work__plan_json="{}")
-    again, resumed = versions.begin(out, OTHER)
+    again, resumed = versions.begin(out, OTHER, OTHER)
     assert (again, resumed) == ("20250101T000100Z-cdcdcdcd", False)
     assert os.listdir(f"{out}/versions") == [again]
 
@@ -81,104 +84,155 @@ def test_the_newest_of_several_unfinished_versions_is_resumed(out):
     write(out, OLD, work__build_json=started(ONE))
     write(out, "20240301T000000Z-abababab", work__build_json=started(ONE))
     write(out, NEW, work__build_json=started(OTHER))
-    assert versions.begin(out, ONE) == ("20240301T000000Z-abababab", True)
+    assert versions.begin(out, ONE, ONE) == ("20240301T000000Z-abababab", True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '"x"', '{"content_digest": 5}'])
 def test_a_version_whose_beginning_cannot_be_read_is_removed(out, text):
     write(out, OLD, work__build_json=text, x="1")
-    name, resumed = versions.begin(out, ONE)
+    name, resumed = versions.begin(out, ONE, ONE)
     assert not resumed
     assert os.listdir(f"{out}/versions") == [name]
 
 
 def test_publishing_writes_the_manifest_moves_the_pointer_and_removes_the_work(out):
-    name, _ = versions.begin(out, ONE)
+    name, _ = versions.begin(out, ONE, ONE)
     write(out, name, data="pixels", work__plan_json="{}")
-    versions.publish(out, name, {"version": name, "shards": [1]})
-    assert content(out) == {
-        "LATEST": f"{name}\n",
-        f"versions/{name}/data": "pixels",
-        f"versions/{name}/manifest.json": f'{{\n "version": "{name}",\n "shards": [\n  1\n ]\n}}\n',
-    }
+    publish(out, name, {"version": name, "shards": [1]})
+    files = content(out)
+    manifest = json.loads(files.pop(f"versions/{name}/manifest.json"))
+    assert files == {"LATEST": f"{name}\n", f"versions/{name}/data": "pixels"}
+    assert manifest.pop("checksum") == hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    assert manifest == {"version": name, "shards": [1]}
     assert versions.latest(out) == name
-    assert versions.read_manifest(versions.folder_of(out, name)) == {"version": name, "shards": [1]}
     assert not os.path.exists(f"{out}/versions/{name}/work")
 
 
+def test_a_manifest_that_was_edited_is_refused(out):
+    name, _ = versions.begin(out, ONE, ONE)
+    publish(out, name, {"format": FORMAT, "images": 7})
+    path = f"{out}/versions/{name}/manifest.json"
+    text = storage.read_bytes(path)
+    assert versions.read_manifest(versions.folder_of(out, name))["images"] == 7
+    for edited in (text.replace(b"7", b"8"), text[:-5], text.replace(b'"checksum"', b'"x"'), b"[]"):
+        storage.write_bytes(path, edited)
+        with pytest.raises(ConfigError, match="was changed after it was written, its checksum is another one; restore"):
+            versions.read_manifest(versions.folder_of(out, name))
+    storage.write_bytes(path, json.dumps(json.loads(text)).encode())  # other spaces are no other content
+    assert versions.read_manifest(versions.folder_of(out, name))["images"] == 7
+
+
+def test_an_output_of_a_newer_format_is_refused(out):
+    versions.check_format(out)
+    write(out, OLD, manifest_json=json.dumps({"format": FORMAT + 1}))
+    storage.write_bytes(f"{out}/LATEST", OLD.encode())
+    with pytest.raises(ConfigError, match=f"has format {FORMAT + 1}, this patchbeam writes format {FORMAT} .* newer"):
+        versions.check_format(out)
+
+
 def test_a_published_version_is_never_touched_again(out):
-    first, _ = versions.begin(out, ONE)
+    first, _ = versions.begin(out, ONE, ONE)
     write(out, first, data="first", receipts__x_json="{}")
-    versions.publish(out, first, {"n": 1})
+    publish(out, first, {"n": 1})
     kept = {path: text for path, text in content(out).items() if path != "LATEST"}
     for digest in (ONE, OTHER, ONE):
-        name, resumed = versions.begin(out, digest)
+        name, resumed = versions.begin(out, digest, digest)
         assert (name > first, resumed) == (True, False)
         assert versions.latest(out) == first
         assert kept.items() <= content(out).items()
-    versions.publish(out, name, {"n": 2})
+    publish(out, name, {"n": 2})
     assert versions.latest(out) == name
     assert kept.items() <= content(out).items()
 
 
 def test_a_manifest_comes_before_the_pointer_and_the_pointer_before_the_work_goes(out, monkeypatch):
-    name, _ = versions.begin(out, ONE)
+    name, _ = versions.begin(out, ONE, ONE)
     seen = []
     replace, rmtree = os.replace, versions.storage.shutil.rmtree
     monkeypatch.setattr(os, "replace", lambda a, b: seen.append(os.path.relpath(b, out)) or replace(a, b))
     monkeypatch.setattr(storage.shutil, "rmtree", lambda a: seen.append(os.path.relpath(a, out)) or rmtree(a))
-    versions.publish(out, name, {})
-    assert seen == [f"versions/{name}/manifest.json", "LATEST", f"versions/{name}/work"]
+    publish(out, name, {})
+    order = [f"versions/{name}/manifest.json", "LEASE", "LEASE", "LATEST", "published.jsonl", f"versions/{name}/work"]
+    assert seen == order  # the lease is taken, and looked at once more right before the pointer moves
 
 
-def test_a_complete_version_whose_pointer_was_not_moved_is_published_by_the_next_build(out):
+def test_a_complete_version_that_is_not_published_stays_as_it_is_without_its_work(out):
     write(out, OLD, manifest_json='{"n": 1}')
     storage.write_bytes(f"{out}/LATEST", f"{OLD}\n".encode())
     write(out, NEW, manifest_json='{"n": 2}', data="pixels", work__build_json=started(OTHER), work__x="y")
-    name, resumed = versions.begin(out, OTHER)
+    name, resumed = versions.begin(out, OTHER, OTHER)
     assert (name, resumed) == ("20250101T000000Z-cdcdcdcd", False)
     assert content(out) == {
-        "LATEST": f"{NEW}\n",
+        "LATEST": f"{OLD}\n",
         f"versions/{OLD}/manifest.json": '{"n": 1}',
         f"versions/{NEW}/manifest.json": '{"n": 2}',
         f"versions/{NEW}/data": "pixels",
         f"versions/{name}/work/build.json": started(OTHER),
     }
+    assert versions.complete_versions(out) == [OLD, NEW]
+    assert versions.unfinished(out) == name
 
 
-def test_a_complete_version_that_is_older_than_the_latest_does_not_replace_it(out):
-    write(out, NEW, manifest_json="{}")
-    storage.write_bytes(f"{out}/LATEST", NEW.encode())
-    write(out, OLD, manifest_json="{}", work__build_json=started(ONE))
-    versions.begin(out, ONE)
-    assert versions.latest(out) == NEW
-    assert os.listdir(f"{out}/versions/{OLD}") == ["manifest.json"]
+def test_versions_sort_as_they_follow_each_other_also_when_the_clock_was_set_back_or_stands_still(out):
+    later = "20990101T000000Z-cdcdcdcd"
+    write(out, later, manifest_json="{}")
+    name, _ = versions.begin(out, ONE, ONE)
+    assert name == "20990101T000001Z-abababab"
+    publish(out, name, {})
+    assert versions.begin(out, ONE, ONE)[0] == "20990101T000002Z-abababab"
+
+
+def test_only_folders_are_listed(out, monkeypatch):
+    write(out, OLD, manifest_json="{}")
+    write(out, NEW, work__build_json=started(ONE), **{f"receipts__{n}_json": "" for n in range(9)})
+    monkeypatch.setattr(storage, "files_below", lambda folder: pytest.fail(f"lists all of {folder}"))
+    assert versions.begin(out, ONE, ONE) == (NEW, True)
+    assert versions.unfinished(out) == NEW
+
+
+def test_what_was_killed_while_it_wrote_is_swept_up(out):
+    storage.write_bytes(f"{out}/.tmp-LATEST-0123", b"half")
+    versions.begin(out, ONE, ONE)
+    assert not os.path.exists(f"{out}/.tmp-LATEST-0123")
+
+
+def test_what_was_published_is_noted_and_what_was_moved_by_hand_counts(out):
+    first, _ = versions.begin(out, ONE, ONE)
+    publish(out, first, {})
+    second, _ = versions.begin(out, OTHER, OTHER)
+    publish(out, second, {})
+    assert [(note["version"], note["by"]) for note in versions.publications(out)] == [
+        (first, "build"),
+        (second, "build"),
+    ]
+    storage.write_bytes(f"{out}/LATEST", first.encode())
+    assert [note["version"] for note in versions.publications(out)] == [first, second, first]
 
 
 def test_a_build_is_the_latest_one_also_when_the_clock_was_set_back(out):
     later = "20990101T000000Z-cdcdcdcd"
     write(out, later, manifest_json="{}")
     storage.write_bytes(f"{out}/LATEST", later.encode())
-    name, _ = versions.begin(out, ONE)
-    versions.publish(out, name, {})
+    name, _ = versions.begin(out, ONE, ONE)
+    publish(out, name, {})
     assert versions.latest(out) == name
 
 
 def test_a_removal_that_was_interrupted_is_finished_by_the_next_build(out):
     write(out, OLD, receipts__x_json="{}")  # neither a manifest nor work: half of it is gone
-    name, _ = versions.begin(out, ONE)
+    name, _ = versions.begin(out, ONE, ONE)
     assert os.listdir(f"{out}/versions") == [name]
 
 
 def test_a_build_is_resumed_below_a_folder_with_brackets(tmp_path):
     out = str(tmp_path / "slides[1]")
-    name, _ = versions.begin(out, ONE)
-    assert versions.begin(out, ONE) == (name, True)
+    name, _ = versions.begin(out, ONE, ONE)
+    assert versions.begin(out, ONE, ONE) == (name, True)
 
 
 def test_versions_of_another_output_are_left_alone_below_a_folder_with_a_star(tmp_path):
-    versions.begin(str(tmp_path / "out1"), ONE)
-    assert versions.begin(str(tmp_path / "out*"), ONE)[1] is False
+    versions.begin(str(tmp_path / "out1"), ONE, ONE)
+    assert versions.begin(str(tmp_path / "out*"), ONE, ONE)[1] is False
 
 
 @pytest.mark.parametrize(
@@ -214,59 +268,3 @@ def test_keeping_only_what_is_wanted_removes_the_rest_but_not_the_work(out):
         f"versions/{OLD}/receipts/b.json": "4",
         f"versions/{OLD}/work/plan.json": "5",
     }
-
-
-HOLD = """
-import sys, time
-from pipeline import versions
-with versions.exclusively(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@contextlib.contextmanager
-def another_process_builds(out):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, out], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "held\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_a_second_build_is_kept_out_until_the_first_process_ends_however_it_ends(out):
-    with another_process_builds(out) as process:
-        with pytest.raises(Busy) as caught, versions.exclusively(out):
-            pass
-        assert str(caught.value) == f"another build is writing to {out}; wait for it, or choose another output.path"
-        with versions.exclusively(f"{out}-2"):
-            pass  # another output is free
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        with versions.exclusively(out):
-            pass
-
-
-def test_a_build_that_fails_frees_the_output(out):
-    with pytest.raises(ValueError, match="failed"), versions.exclusively(out):
-        raise ValueError("failed")
-    with versions.exclusively(out), pytest.raises(Busy), versions.exclusively(out):
-        pass
-    with versions.exclusively(out):
-        pass
-
-
-def test_a_lock_on_an_object_store_is_no_lock():
-    with versions.exclusively("gs://bucket/out"), versions.exclusively("gs://bucket/out"):
-        pass
-
-
-def test_an_output_that_cannot_be_written_is_a_configuration_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    for out in (f"{tmp_path}/file", f"{tmp_path}/file/below"):
-        with pytest.raises(ConfigError, match=f"^output.path: {re.escape(repr(out))} cannot be written: "):
-            with versions.exclusively(out):
-                pass

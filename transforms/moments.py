@@ -9,7 +9,9 @@ and maximum of floats are kept beside the histogram and are exact; NaN and infin
 from __future__ import annotations
 
 import base64
+import struct
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from PIL import Image
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS = {"uint8": 256, "uint16": 65536, "float32": 65536}
 _REPORT_BINS = 256
+_PACKED = struct.Struct("<IB")  # number of distinct values, bytes of each count
+_BESIDE = ("mean", "m2", "low", "high")  # what floats have beside their histogram
 
 
 class Moments(NamedTuple):
@@ -173,6 +177,35 @@ def _edges(dtype: str) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         lower = bits.astype(np.uint32).view(np.float32).astype(np.float64)
     return np.append(lower, np.inf)
+
+
+def pack(moments: Moments) -> bytes:
+    """Exactly and in few bytes, about a kilobyte for a small photograph; the inverse is :func:`add_up` of it alone."""
+    places = np.flatnonzero(moments.histogram)
+    counts = moments.histogram.ravel()[places]
+    kind = np.min_scalar_type(counts.max(initial=0))
+    parts = [np.diff(places, prepend=0).astype("<u4"), counts.astype(kind.newbyteorder("<"))]
+    if moments.dtype == "float32":
+        parts += [getattr(moments, name).astype("<f8") for name in _BESIDE]
+    return _PACKED.pack(len(places), kind.itemsize) + zlib.compress(b"".join(part.tobytes() for part in parts), 1)
+
+
+def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> Moments:
+    """The moments of all these, merged in their order; memory and time follow the values that occur, not the bins."""
+    result = empty(channels, dtype)
+    for one in packed:
+        distinct, width = _PACKED.unpack_from(one)
+        data = zlib.decompress(one[_PACKED.size :])
+        places = np.cumsum(np.frombuffer(data, "<u4", distinct), dtype=np.int64)
+        counts = np.frombuffer(data, f"<u{width}", distinct, 4 * distinct).astype(np.int64)
+        if dtype == "float32":
+            beside = np.frombuffer(data, "<f8", -1, (4 + width) * distinct).reshape(len(_BESIDE), channels)
+            histogram = np.zeros_like(result.histogram)
+            histogram.ravel()[places] = counts
+            result = merge(result, Moments(dtype, histogram, *beside))
+        else:
+            result.histogram.ravel()[places] += counts
+    return result
 
 
 def to_json(moments: Moments) -> dict:

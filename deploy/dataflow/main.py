@@ -14,8 +14,8 @@ import sys
 import tempfile
 from typing import Any
 
-from pipeline import storage, versions
-from pipeline.build import begin, make_pipeline, unchanged
+from pipeline import lease, storage
+from pipeline.build import begin, find_previous, make_pipeline, unchanged
 from pipeline.config import Config, ConfigError, load_config
 from pipeline.listing import find_images
 from pipeline.runners import parse_options
@@ -57,11 +57,11 @@ def submit(config: Config, options: Any) -> str | None:
         None if the published version is of the same images and configuration.
     """
     config, listing = find_images(config)
-    with versions.exclusively(config.output.path):
+    with lease.hold(config.output.path):
         if unchanged(config, listing):
             return None
         folder = begin(config, listing)
-        make_pipeline(config, options, folder, listing.images).run()
+        make_pipeline(config, options, folder, listing.images, find_previous(config)).run()
     return folder
 
 

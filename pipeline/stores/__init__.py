@@ -1,4 +1,4 @@
-"""Object stores: the five things that a build asks of them, and how it insists.
+"""Object stores: the few things that a build asks of them, and how it insists.
 
 Each file of this package is one kind of store behind one protocol; :func:`store_of` picks it by the scheme of a URI.
 Credentials are found by the cloud's own library (environment, its files, the machine), never in a URI or a
@@ -73,9 +73,28 @@ class Store:
         """Removes an object."""
         raise NotImplementedError
 
+    def put_if(self, uri: str, data: bytes, version: str | None) -> str | None:
+        """Makes an object in place of the one of this version, or where there is none; its version, or None if not.
+
+        Stores without such conditions make it in any case.
+        """
+        raise NotImplementedError
+
+    def copy(self, source: str, target: str) -> None:
+        """Makes an object of another one of this store; not implemented where its bytes would come here."""
+        raise NotImplementedError
+
+    def folders(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        """Some of the names that end with a slash behind a prefix, and the token for the next ones."""
+        raise NotImplementedError
+
 
 class Passing(Exception):
     """A request failed in a way that another try may not."""
+
+
+class Refused(OSError):
+    """The condition of a request does not hold."""
 
 
 def store_of(uri: str) -> Store:
@@ -123,6 +142,16 @@ def objects_below(prefix: str) -> Iterator[Object]:
             return
 
 
+def folders_below(prefix: str) -> Iterator[str]:
+    """Names of the folders right below a prefix that ends with a slash."""
+    store, token = store_of(prefix), None
+    while True:
+        found, token = insist(functools.partial(store.folders, prefix, token))
+        yield from found
+        if token is None:
+            return
+
+
 def is_passing(status: int | None) -> bool:
     """Whether an HTTP status may be another one the next time; None for no answer at all."""
     return status is None or status >= 500 or status in (408, 425, 429)
@@ -130,7 +159,8 @@ def is_passing(status: int | None) -> bool:
 
 def failure(status: int, uri: str, message: str) -> OSError:
     """The error for an HTTP status that will not pass."""
-    kind = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError}.get(status, OSError)
+    kinds: dict[int, type[OSError]] = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError, 412: Refused}
+    kind = kinds.get(status, OSError)
     text = {
         404: "is not there",
         401: "access is denied",

@@ -17,7 +17,7 @@ import requests.adapters
 import urllib3.exceptions
 
 from pipeline import stores
-from pipeline.stores import Object, Passing, Store, failure, is_passing
+from pipeline.stores import Object, Passing, Refused, Store, failure, is_passing
 
 
 @functools.cache
@@ -59,6 +59,30 @@ class _GoogleCloud(Store):
     def delete(self, uri: str) -> None:
         with _errors(uri), contextlib.suppress(google.api_core.exceptions.NotFound):
             self._blob(uri).delete(**self._once)
+
+    def put_if(self, uri: str, data: bytes, version: str | None) -> str | None:
+        blob = self._blob(uri)
+        try:
+            with _errors(uri):
+                blob.upload_from_string(data, if_generation_match=int(version or 0), **self._once)
+        except Refused:
+            return None
+        return str(blob.generation)
+
+    def copy(self, source: str, target: str) -> None:
+        with _errors(source):
+            token = None
+            while True:
+                token, _, _ = self._blob(target).rewrite(self._blob(source), token=token, **self._once)
+                if token is None:
+                    return
+
+    def folders(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        with _errors(prefix):
+            bucket, _, name = prefix.removeprefix("gs://").partition("/")
+            blobs = self._client.list_blobs(bucket, prefix=name, delimiter="/", page_token=token, **self._once)
+            page = next(blobs.pages, None)
+            return [found.split("/")[-2] for found in (page.prefixes if page else ())], blobs.next_page_token
 
     def _blob(self, uri: str, generation: int | None = None) -> Any:
         bucket, _, name = uri.removeprefix("gs://").partition("/")

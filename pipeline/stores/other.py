@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -54,6 +55,16 @@ class _Beam(Store):
             if FileSystems.exists(uri):
                 FileSystems.delete([uri])
             FileSystems.rename([temporary], [uri])
+
+    def put_if(self, uri: str, data: bytes, version: str | None) -> str | None:
+        self.put(uri, io.BytesIO(data), len(data))
+        return self.stat(uri).version
+
+    def folders(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        found = self.page(prefix, token)[0]  # Beam does not list folders everywhere
+        return sorted(
+            {one.uri[len(prefix) :].partition("/")[0] for one in found if "/" in one.uri[len(prefix) :]}
+        ), None
 
     def delete(self, uri: str) -> None:
         with _errors(uri):

@@ -14,7 +14,7 @@ import botocore.exceptions
 import urllib3.exceptions
 
 from pipeline import stores
-from pipeline.stores import Object, Passing, Store, failure, insist, is_passing
+from pipeline.stores import Object, Passing, Refused, Store, failure, insist, is_passing
 
 # Above this size an object is sent in parts, which are tried again one by one.
 _PART_BYTES = 32 << 20
@@ -94,6 +94,28 @@ class _S3(Store):
     def delete(self, uri: str) -> None:
         self._call(uri, "delete_object")
 
+    def put_if(self, uri: str, data: bytes, version: str | None) -> str | None:
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        try:
+            with _errors(uri):
+                return self._client.put_object(**_place(uri), Body=data, **condition)["ETag"]
+        except FileNotFoundError:  # the one to be replaced is gone
+            return None
+        except Refused:
+            return None
+
+    def copy(self, source: str, target: str) -> None:
+        with _errors(source):
+            self._client.copy(_place(source), **_place(target))  # in parts where it has to be
+
+    def folders(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        with _errors(prefix):
+            place = _place(prefix)
+            further = {"ContinuationToken": token} if token else {}
+            answer = self._client.list_objects_v2(Bucket=place["Bucket"], Prefix=place["Key"], Delimiter="/", **further)
+            found = [one["Prefix"].split("/")[-2] for one in answer.get("CommonPrefixes", ())]
+            return found, answer.get("NextContinuationToken")
+
 
 def _place(uri: str) -> dict[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -110,7 +132,7 @@ def _errors(uri: str) -> Iterator[None]:
         yield
     except botocore.exceptions.ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if is_passing(status):
+        if is_passing(status) or status == 409:  # two conditional requests at a time
             raise Passing(f"{uri}: the store answers {status}") from error
         raise failure(status, uri, str(error)) from error
     except botocore.exceptions.NoCredentialsError as error:

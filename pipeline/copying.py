@@ -1,0 +1,205 @@
+"""Copy what has not changed from the version before: whole shards, and records of single regions.
+
+Records are copied through the index, without a look at their pixels. Where only the names of an image changed, its
+label for example, they are written again around the same encoded patch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.config import Config
+from pipeline.elements import (
+    PASSING,
+    Region,
+    ShardPlan,
+    ShardResult,
+    files_of,
+    index_file,
+    meta_of,
+    receipt_file,
+    regions_file,
+    shard_file,
+)
+from pipeline.parallel import Clock
+from pipeline.plan import shard_of
+from pipeline.records import Row, extra_schema, order_of, places_of, read_payload
+from pipeline.regions import Part, filtered_and_rejected, pixels_digest
+from transforms.example import from_example, to_example
+
+
+class Previous(NamedTuple):
+    """The published version that a build copies from.
+
+    Attributes:
+        folder: where it lies.
+        shards: split -> number of its shards.
+        again: whether what it rejected is tried again.
+    """
+
+    folder: str
+    shards: dict[str, int]
+    again: bool = False
+
+
+def read_receipt(folder: str, shard: str) -> ShardResult | None:
+    """The receipt of a shard; None if there is none, or none that can be understood."""
+    path = storage.join(folder, receipt_file(shard))
+    if storage.size(path) is None:
+        return None
+    try:
+        return ShardResult.from_json(json.loads(storage.read_bytes(path)))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def reusable(folder: str, plan: ShardPlan, config: Config, again: bool = False) -> bool:
+    """Whether this shard stands in a version: a receipt carries the digest of its plan, and its files are whole.
+
+    Args:
+        folder: of the version.
+        plan: of the shard.
+        config: the build.
+        again: not if anything in it was rejected; otherwise not if it was for a reason that may have passed.
+    """
+    receipt = read_receipt(folder, plan.name)
+    if not receipt or receipt.plan != plan.digest(config.shard_digest()):
+        return False
+    if any(again or rejected.reason in PASSING for rejected in receipt.rejected):
+        return False
+    sizes = (receipt.bytes, receipt.index_bytes, receipt.regions_bytes)
+    return all(storage.size(storage.join(folder, file)) == size for file, size in zip(files_of(plan.name), sizes))
+
+
+def take_over(previous: Previous, plan: ShardPlan, config: Config, folder: str) -> bool:
+    """Puts a shard that is the same in the previous version into ``folder``, whole; False if it is not the same."""
+    if not reusable(previous.folder, plan, config, previous.again):
+        return False
+    for file in files_of(plan.name):
+        storage.copy(storage.join(previous.folder, file), storage.join(folder, file))
+    return True
+
+
+class Copier:
+    """Finds the regions of a shard in the shards of the previous version.
+
+    Attributes:
+        files: the earlier shards, numbered from 1 in ``Row.source``; to be closed by :meth:`close`.
+    """
+
+    def __init__(self, previous: Previous, config: Config, clock: Clock):
+        self._previous, self._config, self._clock = previous, config, clock
+        self._shards: dict[str, _Shard | None] = {}
+        self.files: list[BinaryIO] = []
+
+    def part_of(self, region: Region, spool: BinaryIO) -> Part | None:
+        """The region as the previous version has it; None if it has to be cut.
+
+        Records that were written again are in the spool, the others stay where they are.
+
+        Raises:
+            Damaged: if a record is not what was written there.
+        """
+        image, config = region.image, self._config
+        if not image.was or image.was not in self._previous.shards:
+            return None
+        shards = self._previous.shards[image.was]
+        shard = self._shard(ShardPlan(image.was, shard_of(region, shards, config), shards, ()).name)
+        entry = shard and shard.regions.get(pixels_digest(region, config))
+        if not shard or not entry:
+            return None
+        renamed = entry["names"] != image.names_digest
+        filtered, rejected = filtered_and_rejected(entry)
+        if any(self._previous.again or one.reason in PASSING for one in rejected):
+            return None
+        if renamed and config.labels_patches:
+            return None  # whether a label is that of the patch or of the image is not recorded
+        rows = [shard.row(number, region, config) for number in entry["records"]]
+        if renamed:
+            rows = [self._renamed(row, spool) for row in rows]
+        self._clock.count("records_rewritten" if renamed else "records_copied", len(rows))
+        return Part(region, rows, filtered, rejected, entry["moments"])
+
+    def _shard(self, name: str) -> _Shard | None:
+        if name not in self._shards:
+            self._shards[name] = _open(self._previous.folder, name, len(self.files) + 1)
+            if shard := self._shards[name]:
+                self.files.append(shard.file)
+        return self._shards[name]
+
+    def _renamed(self, row: Row, spool: BinaryIO) -> Row:
+        """The record with the names that its image has now, written to the spool; the encoded patch stays as it is."""
+        payload = read_payload(self.files[row.source - 1], row)
+        image = row.image
+        record = from_example(payload)._replace(
+            label=image.label, group=image.group, meta=tuple(meta_of(image).items())
+        )
+        payload, place = to_example(record), spool.tell()
+        spool.write(payload)
+        (start, length), beside = places_of(record, payload)
+        row = row._replace(source=0, spooled=place, label=image.label, beside=beside)
+        return row._replace(length=len(payload), image_offset=start, image_length=length)
+
+    def close(self) -> None:
+        """Closes the earlier shards."""
+        for file in self.files:
+            file.close()
+
+
+class _Shard(NamedTuple):
+    """An earlier shard: its file and its number in ``Copier.files``, its regions by their digests, its index."""
+
+    file: BinaryIO
+    number: int
+    regions: dict[bytes, dict[str, Any]]
+    columns: dict[str, list]
+
+    def row(self, record: int, region: Region, config: Config) -> Row:
+        """A record of it as a row of a new shard."""
+        value = lambda name: self.columns[name][record]
+        image, offset = region.image, value("offset")
+        row, col, copy = value("row"), value("col"), value("copy") if "copy" in self.columns else 0
+        places = [(value(f"{name}_offset"), value(f"{name}_length")) for name in config.beside]
+        return Row(
+            order=order_of(config, image.image_id, row, col, copy),
+            image=image,
+            row=row,
+            col=col,
+            copy=copy,
+            label=value("label") if config.labels_patches else image.label,
+            length=value("length"),
+            image_offset=value("image_offset") - offset,
+            image_length=value("image_length"),
+            spooled=offset,
+            extra=tuple(self.columns[name][record] for name in extra_schema(config).names),
+            beside=tuple((start - offset, length) for start, length in places),
+            source=self.number,
+        )
+
+
+def _open(folder: str, name: str, number: int) -> _Shard | None:
+    """A shard of the previous version, if its tables are those that were written."""
+    receipt = read_receipt(folder, name)
+    if not receipt:
+        return None
+    tables = []
+    for file, checksum in (
+        (regions_file(name), receipt.regions_sha256),
+        (index_file(name), receipt.index_sha256),
+    ):
+        path = storage.join(folder, file)
+        data = storage.read_bytes(path) if storage.size(path) is not None else b""
+        if hashlib.sha256(data).hexdigest() != checksum:
+            return None
+        tables.append(pq.read_table(pa.BufferReader(data)))
+    path = storage.join(folder, shard_file(name))
+    if storage.size(path) != receipt.bytes:
+        return None
+    regions = {row["pixels"]: row for row in tables[0].to_pylist()}
+    return _Shard(storage.open_read(path), number, regions, tables[1].to_pydict())

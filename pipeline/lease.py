@@ -1,0 +1,229 @@
+"""The right to write to an output: one build has it at a time, wherever it runs.
+
+``OUT/LEASE`` says who has it and until when. It is written on the condition that nobody wrote it in between, and
+renewed while its owner lives. Whoever ends without giving it back loses it when it expires or, where another process
+of the same machine can see that the owner is dead, at once. What is published is moved on the same condition, so that a
+build that lost its lease, or slept through it, cannot publish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline import storage
+from pipeline.config import ConfigError
+
+LASTS_S = 300.0
+_RENEWALS = 5  # in the time that a lease lasts
+_LOOKS_S = 5.0  # between two looks at a lease that somebody else has
+_SETTLES_S = 2.0  # after which the last of several writers has won, where a store has no conditions
+
+
+class Busy(RuntimeError):
+    """Another build is writing to the same output."""
+
+
+class Lost(RuntimeError):
+    """The lease is somebody else's by now, or what is published was moved by somebody else."""
+
+
+class Owner(NamedTuple):
+    """Who has a lease: what ``OUT/LEASE`` holds, as JSON.
+
+    Attributes:
+        id: no other lease has it.
+        host, pid: for people.
+        process: where it can be seen whether the owner lives: the boot and the namespace of its process, with the time
+            that it began; empty where that is not known.
+        started, expires: seconds since 1970, by the clock of the owner.
+    """
+
+    id: str
+    host: str
+    pid: int
+    process: str
+    started: float
+    expires: float
+
+    @classmethod
+    def me(cls) -> Owner:
+        """This process, from now on."""
+        now = time.time()
+        return cls(uuid.uuid4().hex, platform.node(), os.getpid(), _process(os.getpid()), now, now + LASTS_S)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the lease has expired, or its owner is seen to be dead."""
+        here, _, _ = _process(os.getpid()).rpartition("/")
+        seen = bool(here) and self.process.startswith(f"{here}/")
+        return self.expires < time.time() or (seen and _process(self.pid) != self.process)
+
+    def encode(self) -> bytes:
+        """As JSON, with the times in words."""
+        words = {f"{name}_utc": _clock(getattr(self, name)) for name in ("started", "expires")}
+        return (json.dumps(self._asdict() | words, indent=1) + "\n").encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Owner | None:
+        """Inverse of :meth:`encode`; None for what cannot be understood."""
+        try:
+            values = json.loads(data)
+            kinds = {"id": str, "host": str, "pid": int, "process": str, "started": float, "expires": float}
+            return cls(**{name: kind(values[name]) for name, kind in kinds.items()})
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+def _process(pid: int) -> str:
+    """``boot/namespace/time``: what tells a process from every other one; empty where there is no ``/proc``."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        state, began = fields[0], fields[19]  # proc(5): (3) and (22)
+        return "" if state in "ZX" else f"{boot}/{os.readlink('/proc/self/ns/pid')}/{began}"
+    except (OSError, IndexError):
+        return ""
+
+
+def _clock(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Lease:
+    """A lease that is held; see :func:`hold`."""
+
+    def __init__(self, out: str, wait: bool):
+        self._uri, self._out = storage.join(out, "LEASE"), out
+        self._lock, self._lost, self._done = threading.Lock(), False, threading.Event()
+        self._me = Owner.me()
+        self._acquire(wait)
+        latest = storage.read_version(self._pointer)
+        self._latest = latest and latest.version
+
+    @property
+    def _pointer(self) -> str:
+        return storage.join(self._out, "LATEST")
+
+    def _acquire(self, wait: bool) -> None:
+        told = False
+        while True:
+            found = storage.read_version(self._uri)
+            owner = Owner.decode(found.data) if found else None
+            if found and owner and owner.id == self._me.id:  # written after all, the answer got lost
+                return
+            if owner and not owner.is_gone:
+                if not wait:
+                    raise Busy(f"{self._held_by(owner)}; wait for it with --wait, or choose another output.path")
+                if not told:
+                    print(f"patchbeam: {self._held_by(owner)}: waiting", file=sys.stderr)
+                told = True
+                time.sleep(_LOOKS_S)
+                continue
+            now = time.time()
+            self._me = self._me._replace(started=now, expires=now + LASTS_S)
+            version = storage.write_if(self._uri, self._me.encode(), found and found.version)
+            if version and storage.write_if(self._uri, self._me.encode(), None):
+                # It is there, so that this had to fail: the store does not look at conditions.
+                time.sleep(_SETTLES_S)
+                continue  # whoever wrote last finds itself
+            if version:
+                return
+
+    def _held_by(self, owner: Owner) -> str:
+        return (
+            f"another build is writing to {self._out}: process {owner.pid} on {owner.host}, since "
+            f"{_clock(owner.started)}, lease until {_clock(owner.expires)}"
+        )
+
+    def renew(self) -> None:
+        """Makes the lease last from now.
+
+        Raises:
+            Lost: if it is somebody else's.
+        """
+        with self._lock:
+            me = self._me._replace(expires=time.time() + LASTS_S)
+            found = None if self._lost else storage.read_version(self._uri)
+            owner = Owner.decode(found.data) if found else None
+            mine = found and owner and owner.id == me.id
+            if not found or not mine or not storage.write_if(self._uri, me.encode(), found.version):
+                self._lost = True
+                raise Lost(
+                    f"this build lost its lease of {self._out}: {self._uri} is somebody else's. Nothing was published; "
+                    "the same command goes on from its finished shards"
+                )
+            self._me = me
+
+    def keep(self) -> None:
+        """Renews the lease again and again, until it is lost or given back."""
+        while not self._done.wait(LASTS_S / _RENEWALS):
+            try:
+                self.renew()
+            except Lost:
+                return
+            except OSError:  # the storage may answer the next time
+                continue
+
+    def publish(self, name: str) -> None:
+        """Moves ``LATEST``, if the lease still holds and nobody moved it since the lease began.
+
+        Raises:
+            Lost: if not.
+        """
+        self.renew()
+        moved = storage.write_if(self._pointer, f"{name}\n".encode(), self._latest)
+        if not moved:
+            found = storage.read_version(self._pointer)
+            if not found or found.data != f"{name}\n".encode():
+                raise Lost(
+                    f"{self._pointer} was moved by somebody else since this build began; {name} is complete and not "
+                    f"published: patchbeam publish {self._out} {name}"
+                )
+            moved = found.version
+        self._latest = moved
+
+    def give_back(self) -> None:
+        """Ends the lease, if it is still held."""
+        self._done.set()
+        with self._lock, contextlib.suppress(OSError):
+            found = storage.read_version(self._uri)
+            owner = Owner.decode(found.data) if found else None
+            if owner and owner.id == self._me.id:
+                storage.delete(self._uri)
+
+
+@contextlib.contextmanager
+def hold(out: str, wait: bool = False) -> Iterator[Lease]:
+    """Holds the lease of an output during the block.
+
+    Args:
+        out: the output.
+        wait: whether to wait while somebody else has it.
+
+    Raises:
+        Busy: if somebody else has it.
+        ConfigError: if the folder cannot be written.
+    """
+    try:
+        if storage.is_local(out):
+            os.makedirs(out, exist_ok=True)
+        lease = Lease(out, wait)
+    except OSError as error:
+        raise ConfigError(f"output.path: {out!r} cannot be written: {error.strerror or error}") from error
+    threading.Thread(target=lease.keep, daemon=True).start()
+    try:
+        yield lease
+    finally:
+        lease.give_back()
