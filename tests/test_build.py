@@ -454,10 +454,10 @@ def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_grap
     config = configure(root, tmp_path / "out", splits={"train": 1.0})
     with monkeypatch.context() as patched:
 
-        def offline(uri, choice, max_seconds):
+        def offline(uri, wanted):
             raise Unreadable("io_error", "the storage does not answer")
 
-        patched.setattr(opened, "open_isolated", offline)
+        patched.setattr(opened, "open_to_scale", offline)
         with pytest.raises(TooManyRejected, match="no patch was written"):
             run(config)
     outcome = run(config)

@@ -42,9 +42,10 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     config = load_config(write(tmp_path, MINIMAL))
     assert config.model_dump() == {
         "input": {
-            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "mpp": None, "gsd": None,
-            "page": None, "bands": (), "convert": "as-is", "depth": "exact", "max_seconds": 120, "channels": 3,
-            "dtype": "uint8", "range": None, "rasters": {}, "points": None, "label": None, "group": "image",
+            "images": ("a.png",), "manifest": None, "columns": None, "root": None, "fingerprint": "stat", "level": 0,
+            "mpp": None, "gsd": None, "page": None, "bands": (), "convert": "as-is", "depth": "exact",
+            "max_seconds": 120, "channels": 3, "dtype": "uint8", "range": None, "rasters": {}, "points": None,
+            "label": None, "group": "image",
         },
         "output": {
             "path": "out", "encoding": "png", "quality": 95, "shard_size": 256_000_000, "order": "shuffled",
@@ -113,7 +114,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "input": {
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
-            "root": "/data", "level": 2, "mpp": None, "gsd": None, "page": 7,
+            "root": "/data", "fingerprint": "stat", "level": 2, "mpp": None, "gsd": None, "page": 7,
             "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale",
             "max_seconds": 5.5, "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "rasters": {
@@ -675,6 +676,7 @@ KEYS = {
     "beam": ({"region": "here"}, False),
     "input.max_seconds": (7, False),
     "input.level": (1, True),
+    "input.fingerprint": ("content", True),
     "input.page": (0, True),
     "input.mpp": (0.5, True),
     "input.gsd": (10, True),
