@@ -6,7 +6,7 @@
 #   ./run_local.sh minio   runs the tests of S3 against a MinIO, which it builds with Go the first time
 #   ./run_local.sh heavy   runs the tests that take minutes and gigabytes
 #   ./run_local.sh flink   starts a Flink cluster, builds there, also with workers killed, and compares the bytes;
-#                          then checks the files for Kubernetes and Docker. Needs Java and Maven
+#                          then checks the files for Kubernetes and Docker. Needs Java and Maven; --quick does less
 #
 # PYTHON chooses the interpreter (3.11, 3.12 or 3.13).
 set -euo pipefail
@@ -59,8 +59,8 @@ case "${1:-}" in
         command -v java > /dev/null || fail "Flink needs Java, 11 or 17; on Debian: apt-get install openjdk-17-jdk-headless"
         command -v mvn > /dev/null || fail "Beam's Flink runner is made with Maven; on Debian: apt-get install maven"
         set_up
-        .venv/bin/python deploy/flink/compare.py
-        .venv/bin/python -m pytest -m flink "${@:2}"
+        .venv/bin/python deploy/flink/compare.py "${@:2}"
+        .venv/bin/python -m pytest -m flink
         ;;
     minio)
         set_up

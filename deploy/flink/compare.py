@@ -1,10 +1,11 @@
 """Build one dataset in every way that this machine has, with and without accidents, and compare the bytes.
 
-    python deploy/flink/compare.py
+    python deploy/flink/compare.py [--quick]
 
 On this machine with one worker and with two; on a small Flink inside one process; on a cluster of three TaskManagers,
 one of them a spare; there again while a Python worker is killed, and while a TaskManager is. Every dataset has to have
 the same bytes, and what was finished before an accident must not be cut again. Ends with 1 if anything is not so.
+``--quick`` does the first and the last of these only.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def busy_task_manager(task_managers: list[int]) -> int:
     return next(pid for pid in task_managers if psutil.Process(pid).children())
 
 
-def main() -> None:
-    """Runs everything and prints a row for each."""
+def main(quick: bool) -> None:
+    """Runs everything, or little of it, and prints a row for each."""
     try:
         _, jar = local_cluster.set_up()
     except local_cluster.ClusterError as error:
@@ -132,16 +133,17 @@ def main() -> None:
         run = lambda name, arguments: Run(name, config, folder / name.replace(" ", "-").replace(",", ""), arguments)
         two = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
         print(f"{'':<36}seconds  at kill  reused  written  files  checksum")
-        results = [
-            run("this machine, 1 worker", ["--", "--direct_num_workers=1"]).end(),
-            run("this machine, 2 workers", ["--", *two]).end(),
-        ]
-        embedded = [f"--flink_version={local_cluster.FLINK.rpartition('.')[0]}", "--parallelism=2"]
-        embedded += [f"--flink_job_server_jar={jar}"]
-        results.append(run("Flink, embedded", ["--runner=flink", "--", *embedded]).end())
+        results = [run("this machine, 1 worker", ["--", "--direct_num_workers=1"]).end()]
+        if not quick:
+            results.append(run("this machine, 2 workers", ["--", *two]).end())
+            embedded = [f"--flink_version={local_cluster.FLINK.rpartition('.')[0]}", "--parallelism=2"]
+            embedded += [f"--flink_job_server_jar={jar}"]
+            results.append(run("Flink, embedded", ["--runner=flink", "--", *embedded]).end())
+        accidents = {"Python worker": python_worker, "TaskManager": busy_task_manager}
         with local_cluster.cluster(folder / "cluster", task_managers=3) as cluster:
-            results.append(run("Flink, cluster", cluster.arguments()).end())
-            for accident, of in (("Python worker", python_worker), ("TaskManager", busy_task_manager)):
+            if not quick:
+                results.append(run("Flink, cluster", cluster.arguments()).end())
+            for accident, of in list(accidents.items())[quick:]:
                 struck = run(f"Flink, a {accident} killed", cluster.arguments())
                 struck.strike(lambda of=of: of(cluster.task_managers))
                 results.append(struck.end())
@@ -157,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(quick="--quick" in sys.argv[1:])
