@@ -43,7 +43,8 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
     assert config.model_dump() == {
         "input": {
             "images": ("a.png",), "manifest": None, "columns": None, "root": None, "level": 0, "page": None,
-            "bands": (), "convert": "as-is", "depth": "exact", "max_seconds": 120, "channels": 3,
+            "bands": (), "convert": "as-is", "depth": "exact", "max_seconds": 120, "fingerprint": "stat",
+            "channels": 3,
             "dtype": "uint8", "range": None, "rasters": {}, "points": None, "label": None, "group": "image",
         },
         "output": {
@@ -82,6 +83,7 @@ input:
   bands: [4, 3, 2, 1]
   depth: scale
   max_seconds: 5.5
+  fingerprint: content
   channels: 4
   dtype: uint16
   range: [0, 4095]
@@ -110,7 +112,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
             "root": "/data", "level": 2, "page": 7, "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale",
-            "max_seconds": 5.5, "channels": 4, "dtype": "uint16", "range": (0, 4095),
+            "max_seconds": 5.5, "fingerprint": "content", "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "rasters": {
                 "truth": {"file": "mask", "level": 0, "channels": 3, "dtype": "uint8", "pad_value": 255},
                 "later": {
@@ -646,6 +648,7 @@ KEYS = {
     "workers.min_ram": ("4GB", False),
     "beam": ({"region": "here"}, False),
     "input.max_seconds": (7, False),
+    "input.fingerprint": ("content", True),
     "input.level": (1, True),
     "input.page": (0, True),
     "input.bands": ([3, 2, 1], True),
