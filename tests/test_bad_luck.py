@@ -135,6 +135,7 @@ def test_a_rebuild_that_is_killed(night, part):
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1200)
 def test_a_rebuild_that_is_killed_at_fifty_random_moments(night):
     chance, ended, states = random.Random(), 0, set()
     for _ in range(50):

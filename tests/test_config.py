@@ -84,6 +84,7 @@ input:
   bands: [4, 3, 2, 1]
   depth: scale
   max_seconds: 5.5
+  fingerprint: content
   channels: 4
   dtype: uint16
   range: [0, 4095]
@@ -114,7 +115,7 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "input": {
             "images": ("a/*.tif", "b/**/*.png"), "manifest": "s3://bucket/slides.csv",
             "columns": {"age": "integer", "mpp": "number", "stain": "text"},
-            "root": "/data", "fingerprint": "stat", "level": 2, "mpp": None, "gsd": None, "page": 7,
+            "root": "/data", "fingerprint": "content", "level": 2, "mpp": None, "gsd": None, "page": 7,
             "bands": (4, 3, 2, 1), "convert": "as-is", "depth": "scale",
             "max_seconds": 5.5, "channels": 4, "dtype": "uint16", "range": (0, 4095),
             "rasters": {
@@ -675,8 +676,8 @@ KEYS = {
     "workers.min_ram": ("4GB", False),
     "beam": ({"region": "here"}, False),
     "input.max_seconds": (7, False),
-    "input.level": (1, True),
     "input.fingerprint": ("content", True),
+    "input.level": (1, True),
     "input.page": (0, True),
     "input.mpp": (0.5, True),
     "input.gsd": (10, True),

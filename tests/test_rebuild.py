@@ -1,5 +1,6 @@
 """A build that copies from the version before makes the bytes of a build from nothing, and opens what changed."""
 
+import functools
 import shutil
 import time
 
@@ -9,9 +10,14 @@ import pytest
 import tifffile
 from test_build import checksums, configure, run
 
+from pipeline import history, lease, versions
+from pipeline.build import Withdrawn
+from pipeline.compare import compare_images
+from pipeline.config import ConfigError
 from pipeline.dataset import open_dataset
 from pipeline.verify import verify
 
+heavy = functools.partial(pytest.param, marks=pytest.mark.heavy)
 rng = np.random.default_rng(0)
 
 
@@ -109,7 +115,7 @@ def index_of(dataset):
     return pyarrow.dataset.dataset(f"{dataset.folder}/index").to_table().to_pylist()
 
 
-@pytest.mark.parametrize("size", ["30KB", "120KB", "1MB"])
+@pytest.mark.parametrize("size", ["30KB", heavy("120KB"), heavy("1MB")])
 def test_shards_that_double_and_halve(images, tmp_path, small_regions, size):
     rebuilt(images, tmp_path, **SMALL)
     other = rebuilt(images, tmp_path, output={"shard_size": size})
@@ -117,3 +123,87 @@ def test_shards_that_double_and_halve(images, tmp_path, small_regions, size):
     assert "pixels_decoded" not in other
     assert other["shards_taken_over"] == 0
     assert other["records_copied"] == other["patches_written"]
+
+
+@pytest.mark.parametrize("kind", [heavy("grid"), "crops", heavy("float32")])
+def test_scores_masks_columns_and_copies_are_copied_and_renamed(tmp_path, small_regions, kind):
+    root, dtype = tmp_path / "images", np.float32 if kind == "float32" else np.uint8
+    rows = {}
+    for number in range(8):
+        write_tiff(root / f"{number}.tif", noise(90, 130).astype(dtype))
+        write_png(root / f"masks/{number}.png", noise(90, 130, channels=1)[..., 0])
+        rows[number] = [
+            f"{number}.tif",
+            "cat" if number % 2 else "dog",
+            f"p{number}",
+            f"masks/{number}.png",
+            number / 3,
+        ]
+
+    def build_again():
+        lines = [",".join(map(str, row)) for row in rows.values()]
+        (root / "m.csv").write_text("\n".join(["uri,label,group,mask,age", *lines]) + "\n")
+        sections = {
+            "input": {"images": [], "manifest": f"{root}/m.csv", "rasters": {"mask": {}}, "dtype": dtype.__name__},
+            "output": {"shard_size": "100KB", "encoding": "raw"},
+            "quality": {"keep": {"entropy": {"min": 0.1}}, "duplicates": 0},
+            "augment": {"flip": True},
+        }
+        sections["input"] |= {"range": [0, 255]}
+        sections |= {"patch": {"size": 32, "crops": {"per_image": 9}}} if kind == "crops" else {}
+        return rebuilt(root, tmp_path, **sections)
+
+    build_again()
+    rows[3][1], rows[4][4] = "dog", 99.5
+    renamed = build_again()
+    assert renamed["images_opened"] == 0
+    assert renamed["records_rewritten"] > 0
+    assert renamed["records_copied"] + renamed["records_rewritten"] == renamed["patches_written"]
+    write_tiff(root / "5.tif", noise(90, 130).astype(dtype))
+    write_png(root / "masks/6.png", noise(90, 130, channels=1)[..., 0])
+    replaced = build_again()
+    assert replaced["images_opened"] == 2
+    assert 0 < replaced["records_copied"] < replaced["patches_written"]
+    rows[2][2] = rows[3][2]  # into the group, and perhaps the split, of another
+    build_again()
+    assert verify(open_dataset(str(tmp_path / "out")), 2) == []
+
+
+def test_a_damaged_shard_is_not_copied_from(images, tmp_path, small_regions):
+    rebuilt(images, tmp_path, **SMALL)
+    folder = open_dataset(str(tmp_path / "out")).folder
+    for row in index_of(open_dataset(folder))[::7]:
+        with open(f"{folder}/{row['shard']}", "r+b") as file:
+            file.seek(row["image_offset"] + 9)
+            file.write(b"damage")
+    assert rebuilt(images, tmp_path, output={"shard_size": "120KB"})["pixels_decoded"] > 0
+
+
+def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, tmp_path):
+    config = configure(images, tmp_path / "out", max_rejected=1.0)
+    first = run(config)
+    (images / "dogs/4.png").unlink()
+    second = run(config)
+    out = str(tmp_path / "out")
+    with lease.hold(out) as held:
+        now, was = history.roll_back(out, held)
+    assert (now, was) == tuple(outcome.manifest["version"] for outcome in (first, second))
+    with pytest.raises(Withdrawn, match=rf"taken back at .*patchbeam publish {out} {was} publishes it again"):
+        run(config)
+    assert versions.latest(out) == now
+    with lease.hold(out) as held, pytest.raises(ConfigError, match="nothing that is still there was published before"):
+        history.roll_back(out, held)
+    difference = compare_images(open_dataset(out, now), open_dataset(out, was))
+    assert {kind: change.images for kind, change in difference.items()} == {
+        "added": [], "removed": ["dogs/4.png"], "changed": [], "relabelled": [],
+    }  # fmt: skip
+    assert difference["removed"].patches == 6
+    with lease.hold(out) as held:
+        versions.publish(out, was, held, by="publish")
+    assert run(config).unchanged
+    assert [entry.status for entry in history.list_versions(out)] == ["earlier", "published"]
+    assert history.superfluous(out, keep=0, keep_days=-1) == [now]
+    assert history.superfluous(out, keep=5, keep_days=-1) == history.superfluous(out, keep=0, keep_days=1) == []
+    versions.remove(out, now)
+    assert verify(open_dataset(out), 2) == []
+    assert "held back" not in history.describe_versions(out)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import versions
 from pipeline.build import build
 from pipeline.config import ConfigError
 from pipeline.dataset import open_dataset
@@ -102,6 +103,10 @@ def test_changed_missing_and_added_files_are_found(copy):
 def test_accounts_that_do_not_add_up_are_found(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["accounts"]["written"] -= 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="was changed after it was written"):
+        problems(copy)
+    manifest["checksum"] = versions._checksum(manifest)  # as a build that adds up wrongly would write it
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert len(problems(copy)) == 2
 
