@@ -90,15 +90,17 @@ def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
     """The regions of an image that have patches; every patch is in exactly one.
 
     Random crops and patches around points lie anywhere, so that their regions are no rectangles of pixels but of
-    numbers: patches ``row`` to ``row + height``, in one column.
+    numbers: patches ``row`` to ``row + height``, in one column. Where near-duplicates are left out, all patches of an
+    image have to be compared with each other: it is one region.
     """
+    undivided = config.quality is not None and config.quality.duplicates is not None
     if config.patch.crops or config.input.points:
         count, (height, width) = patches_of(image, config), config.patch.size
-        step = max(1, count) if image.is_whole else max(1, REGION_PIXELS // (height * width))
+        step = max(1, count) if image.is_whole or undivided else max(1, REGION_PIXELS // (height * width))
         yield from (Region(image, first, 0, min(step, count - first), 1) for first in range(0, count, step))
         return
     grid = grid_of(image, config)
-    blocks = _tile(image, REGION_PIXELS)
+    blocks = (image.height, image.width) if undivided else _tile(image, REGION_PIXELS)
     for area in _areas(image.height, image.width, blocks):
         if grid.cells(area).count:
             yield Region(image, *area)

@@ -152,11 +152,14 @@ def read_by_area(
         factors: pixels of the image that one takes, down and across.
         pad, pad_value: what lies outside of the image.
     """
-    from transforms.weigh import weigh  # TensorFlow, which planning does without
+    import tensorflow as tf  # which planning does without
+
+    from transforms.weigh import weigh
 
     axes = [area_taps(p * f, f, n, mode) for p, f, n, mode in zip(positions, factors, reader.layout[:2], pad)]
     (row, height, rows, below), (col, width, cols, behind) = axes
     pixels = reader.read(Box(row, col, height, width))
     if below or behind:
         pixels = np.pad(pixels, ((0, below), (0, behind), (0, 0)), constant_values=pad_value)
-    return np.asarray(memoryview(weigh(pixels, rows, cols)))
+    with tf.device("/CPU:0"):  # where products and sums are rounded one by one: the same bytes on every worker
+        return np.asarray(memoryview(weigh(pixels, rows, cols)))

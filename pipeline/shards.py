@@ -205,10 +205,7 @@ def _windows(
 
 
 def _turns(config: Config) -> Iterator[Turn | None]:
-    """The turns of the windows of a region, whose patches are compared with each other and with no others.
-
-    Which other regions of the image are in this shard depends on the number of shards.
-    """
+    """The turns of the windows of an image, which is one region where its patches are compared."""
     if not config.quality or config.quality.duplicates is None:
         return itertools.repeat(None)
     turns, seen = Turns(), Duplicates(config.quality.duplicates)

@@ -119,6 +119,7 @@ def test_the_threshold_of_otsu_is_found_for_each_image(images, tmp_path):
 
 def test_copies_are_left_out_whatever_the_windows_and_threads(images, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "WINDOW_BYTES", 6000)  # two patches
+    monkeypatch.setattr(planning, "REGION_PIXELS", 4 * SIZE * SIZE)  # which images whose patches are compared ignore
     outcome = run(images, tmp_path / "one", quality={"duplicates": 2})
     monkeypatch.setattr(shards, "cores", lambda: 8)
     other = run(images, tmp_path / "other", ["--direct_num_workers=2"], quality={"duplicates": 2})
