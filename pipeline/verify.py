@@ -77,7 +77,7 @@ def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:
                 payload, size = record
                 if number >= len(index):
                     raise ValueError("is not in the index")
-                _check_record(payload, index[number], offset, dataset.manifest["config"])
+                _check_record(payload, index[number], offset, dataset.config)
                 number, offset = number + 1, offset + size
         except ValueError as error:
             yield f"{name}: record {number} at byte {offset}: {error}"
@@ -90,19 +90,19 @@ def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: sha256 is {checksum}, the manifest says {shard['sha256']}"
 
 
-def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict[str, Any]) -> None:
+def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: Config) -> None:
     """Raises ValueError unless the record decodes, has the shape of the dataset, and is what the index says."""
     record = from_example(payload)
-    shape = (*config["patch"]["size"], config["input"]["channels"])
-    if (record.shape, record.dtype) != (shape, config["input"]["dtype"]):
-        raise ValueError(f"is {record.shape} {record.dtype}, the dataset {shape} {config['input']['dtype']}")
-    decode_patch(record.image, config["output"]["encoding"], shape, config["input"]["dtype"])
+    shape, dtype = (*config.patch.size, config.input.channels), config.input.dtype
+    if (record.shape, record.dtype) != (shape, dtype):
+        raise ValueError(f"is {record.shape} {record.dtype}, the dataset {shape} {dtype}")
+    decode_patch(record.image, config.output.encoding, shape, dtype)
     said = {name: row[name] for name in ("key", "image_id", "level", "row", "col", "label", "group")}
     found = {name: getattr(record, name) for name in said}
     for name in ("copy", "augmentation"):
         if name in row:
             said[name], found[name] = row[name], getattr(record, name)
-    for name in config["input"].get("columns") or {}:
+    for name in config.input.columns or ():
         said[META + name], found[META + name] = _stored(row[META + name]), _stored(dict(record.meta).get(name))
     if said != found:
         raise ValueError(f"is {found}, the index says {said}")
@@ -114,13 +114,13 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: dict
     _check_beside(payload, dict(record.beside), row, config)
 
 
-def _check_beside(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: dict[str, Any]) -> None:
+def _check_beside(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: Config) -> None:
     """The same of the patches of further rasters and scales."""
-    forms = Config.model_validate(config).forms
+    forms = config.forms
     if found.keys() != forms.keys() - {"image"}:
         raise ValueError(f"has beside its image {sorted(found)}, the dataset {sorted(forms.keys() - {'image'})}")
     for name, form in list(forms.items())[1:]:
-        decode_patch(found[name], form.encoding, (*config["patch"]["size"], form.channels), form.dtype)
+        decode_patch(found[name], form.encoding, (*config.patch.size, form.channels), form.dtype)
         offset, length = row[f"{name}_offset"], row[f"{name}_length"]
         start = offset - row["offset"]
         if payload[start : start + length] != found[name]:

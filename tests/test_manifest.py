@@ -401,11 +401,13 @@ def test_what_a_manifest_says_arrives_in_records_index_and_metadata(pictures, tm
 def test_verify_sees_a_further_column_that_differs():
     said = {"key": "k", "image_id": "i", "level": 0, "row": 0, "col": 0, "label": "", "group": ""}
     record = PatchRecord(b"\0" * 3, (1, 1, 3), "uint8", "i", 0, 0, 0, "", "", (("age", 1.5), ("n", 2)))
-    config = {
-        "input": {"channels": 3, "dtype": "uint8", "columns": {"age": "number", "n": "integer"}},
-        "patch": {"size": [1, 1]},
-        "output": {"encoding": "raw"},
-    }
+    config = Config.model_validate(
+        {
+            "input": {"images": "i", "columns": {"age": "number", "n": "integer"}},
+            "patch": {"size": [1, 1]},
+            "output": {"path": "o", "encoding": "raw"},
+        }
+    )
     payload = to_example(record)
     start = payload.index(b"\0\0\0")
     place = {"offset": 12, "length": len(payload), "image_offset": 12 + start, "image_length": 3}
