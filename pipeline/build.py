@@ -14,9 +14,8 @@ from pydantic import ValidationError
 
 from pipeline import accounts, lease, storage, sums, versions
 from pipeline.config import Config
-from pipeline.copying import Previous
 from pipeline.dataset import SHARDS
-from pipeline.elements import FORMAT, PASSING, ShardPlan, files_of
+from pipeline.elements import FORMAT, PASSING, Previous, ShardPlan, files_of
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan

@@ -17,6 +17,7 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import (
     PASSING,
+    Previous,
     Region,
     ShardPlan,
     ShardResult,
@@ -32,20 +33,6 @@ from pipeline.plan import shard_of
 from pipeline.records import Row, extra_schema, order_of, places_of, read_payload
 from pipeline.regions import Part, filtered_and_rejected, pixels_digest
 from transforms.example import from_example, to_example
-
-
-class Previous(NamedTuple):
-    """The published version that a build copies from.
-
-    Attributes:
-        folder: where it lies.
-        shards: split -> number of its shards.
-        again: whether what it rejected is tried again.
-    """
-
-    folder: str
-    shards: dict[str, int]
-    again: bool = False
 
 
 def read_receipt(folder: str, shard: str) -> ShardResult | None:

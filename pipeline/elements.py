@@ -212,6 +212,20 @@ class Rejected(NamedTuple):
     patches: int = 0
 
 
+class Previous(NamedTuple):
+    """The published version that a build copies from.
+
+    Attributes:
+        folder: where it lies.
+        shards: split -> number of its shards.
+        again: whether what it rejected is tried again.
+    """
+
+    folder: str
+    shards: dict[str, int]
+    again: bool = False
+
+
 class ShardResult(NamedTuple):
     """The receipt of a finished shard.
 

@@ -13,8 +13,7 @@ import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.copying import Previous
-from pipeline.elements import PASSING, ImageInfo, ImageRef, Rejected, Unreadable, is_json
+from pipeline.elements import PASSING, ImageInfo, ImageRef, Previous, Rejected, Unreadable, is_json
 from pipeline.headers import names_of
 from pipeline.listing import read_listing
 

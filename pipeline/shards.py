@@ -22,10 +22,19 @@ import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.copying import Copier, Previous, reusable, take_over
+from pipeline.copying import Copier, reusable, take_over
 from pipeline.cutting import Patches, Turn, cut_window
 from pipeline.device import device
-from pipeline.elements import Region, ShardPlan, ShardResult, index_file, receipt_file, regions_file, shard_file
+from pipeline.elements import (
+    Previous,
+    Region,
+    ShardPlan,
+    ShardResult,
+    index_file,
+    receipt_file,
+    regions_file,
+    shard_file,
+)
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.plan import cells_of, windows_of

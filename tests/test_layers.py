@@ -146,3 +146,9 @@ def test_the_command_line_starts_without_tensorflow_and_beam():
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_what_plans_does_not_import_tensorflow():
+    """It takes seconds, and prints; a plan and an unchanged build do without it."""
+    program = "import pipeline.build, pipeline.recall, sys; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
