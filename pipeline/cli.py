@@ -1,7 +1,8 @@
 """The command line: build, retry, plan, status, inspect, verify, stitch, doctor, and what is in version_commands.
 
-Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 64 the
-configuration or the command line is wrong (EX_USAGE of sysexits.h); 130 interrupted.
+Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 3 what would
+be published was taken back by ``rollback``; 64 the configuration or the command line is wrong (EX_USAGE of sysexits.h);
+130 interrupted.
 """
 
 from __future__ import annotations
