@@ -191,12 +191,21 @@ class _Nursery:
         self._lock = threading.Lock()
 
     def fork(self) -> tuple[Connection, int]:
-        """A new decoder: the connection to it, and its process number."""
+        """A new decoder: the connection to it, and its process number.
+
+        Raises:
+            Unreadable: ``missing_extra`` if there is no nursery; what it printed about that stands on the terminal.
+        """
         ours, theirs = socket.socketpair()
-        with theirs, self._lock:
-            self._socket.send_bytes(b"fork")
-            send_handle(self._socket, theirs.fileno(), self.process.pid)
-            return Connection(ours.detach()), int(self._socket.recv_bytes())
+        try:
+            with theirs, self._lock:
+                self._socket.send_bytes(b"fork")
+                send_handle(self._socket, theirs.fileno(), self.process.pid)
+                return Connection(ours.detach()), int(self._socket.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise Unreadable(
+                "missing_extra", "the process that decodes images does not start; patchbeam doctor says what is missing"
+            ) from error
 
     def wait(self, pid: int) -> int:
         """How a decoder ended that is dying, as of ``os.waitpid``."""

@@ -239,3 +239,13 @@ def test_an_image_is_opened_anew_after_an_error(tmp_path):
         reader.read(Box(0, 0, 5, 5))
     assert caught.value.reason == "corrupt_data"
     np.testing.assert_array_equal(reader.read(Box(40, 60, 5, 5)), photo(100, 131)[40:45, 60:65])
+
+
+def test_decoders_that_do_not_start_name_the_way_out(monkeypatch):
+    """As where a library of the readers is not installed."""
+    monkeypatch.setattr(isolation, "_START", "import a_library_that_is_not_there")
+    monkeypatch.setattr(isolation, "_nursery", None)
+    monkeypatch.setattr(isolation, "_idle", [])
+    with pytest.raises(Unreadable, match="patchbeam doctor says what is missing") as caught:
+        isolated(SAMPLES / "photos/chelsea.png")
+    assert caught.value.reason == "missing_extra"
