@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -12,10 +13,11 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline import accounts, lease, storage, sums, versions
-from pipeline.config import Config
-from pipeline.dataset import SHARDS
+from pipeline import accounts, gates, lease, storage, sums, versions
+from pipeline.config import Config, ConfigError, Gates
+from pipeline.dataset import SHARDS, Dataset, open_dataset
 from pipeline.elements import FORMAT, PASSING, Previous, ShardPlan, files_of
+from pipeline.exits import Ended, Exit
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan
@@ -37,12 +39,16 @@ _SOFTWARE = (
 )
 
 
-class TooManyRejected(RuntimeError):
+class TooManyRejected(Ended):
     """More images had rejections than ``max_rejected`` allows, or no patch was written; nothing was published."""
 
+    code = Exit.REJECTED
 
-class Withdrawn(RuntimeError):
+
+class Withdrawn(Ended):
     """What a build would publish was taken back before."""
+
+    code = Exit.HELD
 
 
 class Outcome(NamedTuple):
@@ -113,6 +119,7 @@ def build(
         lease.Busy: if another build writes to the same output.
         lease.Lost: if another one does by now.
         Withdrawn: if a version of the same images and configuration was taken back by ``patchbeam rollback``.
+        gates.Held: if the version is complete, and a gate holds it back.
     """
     out, started = config.output.path, time.time()
     config, listing = find_images(config)
@@ -123,6 +130,7 @@ def build(
             return published
         ready = None if fresh or retry else _ready(config, listing)
         outcome = ready or _build(config, listing, options, show, retry, fresh, started)
+        outcome = _pass_gates(config, outcome)
         versions.publish(out, outcome.manifest["version"], held)
     return outcome
 
@@ -162,10 +170,39 @@ def _build(
     return Outcome(folder, versions.complete(out, name, manifest), unchanged=False)
 
 
+def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
+    """Asks the gates, and notes in the manifest what they say.
+
+    Raises:
+        gates.Held: if one of them does not let the version pass.
+    """
+    out, (folder, manifest, _) = config.output.path, outcome
+    name, latest = manifest["version"], versions.latest(out)
+    published = _comparable(versions.folder_of(out, latest)) if latest else None
+    verdicts = gates.judge(Dataset(folder, manifest, config), published, config.gates or Gates())
+    manifest = versions.complete(out, name, manifest | {"gates": [verdict._asdict() for verdict in verdicts]})
+    if failed := [verdict for verdict in verdicts if not verdict.passed]:
+        reasons = "\n".join(f"  {verdict.gate}: {verdict.sentence}" for verdict in failed)
+        stays = f"{latest} stays published" if latest else "nothing is published"
+        raise gates.Held(
+            f"{name} is complete, and held back:\n{reasons}\n"
+            f"{stays}; patchbeam publish {out} {name} publishes it anyway",
+            manifest,
+        )
+    return outcome._replace(manifest=manifest)
+
+
+def _comparable(folder: str) -> Dataset | None:
+    """The published version, if it can be read."""
+    with contextlib.suppress(ConfigError):
+        return open_dataset(folder)
+    return None
+
+
 def _ready(config: Config, listing: Listing) -> Outcome | None:
     """A version that is complete and newer than the published one, of the same images and configuration.
 
-    Its build died before it was published, or it was held back.
+    Its build died before it was published, or a gate held it back: the gates are asked again, as they are set now.
 
     Raises:
         Withdrawn: if it was published, and taken back.

@@ -1,27 +1,28 @@
 """The command line: build, retry, plan, status, inspect, verify, stitch, doctor, and what is in version_commands.
 
-Exit codes: 0 done; 1 failed, or ``verify`` found something; 2 too many rejections, nothing published; 3 what would
-be published was taken back by ``rollback``; 64 the configuration or the command line is wrong (EX_USAGE of sysexits.h);
-130 interrupted.
+Every command ends with one of the exit codes of ``pipeline.exits``.
 """
 
 from __future__ import annotations
 
-import errno
+import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from pipeline import __version__
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.config import Config, load_config
+from pipeline.exits import Exit, explain
 from pipeline.listing import check_inputs
+from pipeline.runs import Run, Telling, recorded
 from pipeline.version_commands import COMMANDS
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
@@ -48,6 +49,33 @@ def _takes_config(command: Callable) -> Callable:
     return command
 
 
+def _arguments(_: click.Context, __: click.Parameter, command: str | None) -> list[str]:
+    """The words of a command, as a shell would divide them."""
+    try:
+        words = shlex.split(command or "")
+    except ValueError as error:
+        raise click.BadParameter(f"{command!r}: {error}") from error
+    if words and not shutil.which(words[0]):
+        raise click.BadParameter(f"{words[0]!r} is no program that can be run; give its path")
+    return words
+
+
+def _tells(command: Callable) -> Callable:
+    """The options of the commands that are recorded as runs."""
+    for decorator in (
+        click.option(
+            "--notify-command",
+            "notify",
+            metavar="COMMAND",
+            callback=_arguments,
+            help="Run without a shell when this ends, with the outcome as JSON on its standard input.",
+        ),
+        click.option("--metrics-file", metavar="FILE", help="Gets the outcome in the text format of Prometheus."),
+    ):
+        command = decorator(command)
+    return command
+
+
 _takes_version = click.option(
     "--version", metavar="NAME", help="A version of the dataset; the latest one if not given."
 )
@@ -59,7 +87,16 @@ _takes_version = click.option(
 @click.option("--flink-master", metavar="HOST:PORT", help="REST interface of a Flink cluster, for --runner flink.")
 @click.option("--fresh", is_flag=True, help="Read everything again, take nothing over from the published version.")
 @click.option("--wait", is_flag=True, help="Wait for another build that writes to the same output.")
-def build(runner: str | None, flink_master: str | None, fresh: bool, wait: bool, **arguments: Any) -> None:
+@_tells
+def build(
+    runner: str | None,
+    flink_master: str | None,
+    fresh: bool,
+    wait: bool,
+    metrics_file: str | None,
+    notify: list[str],
+    **arguments: Any,
+) -> None:
     """Build and publish a dataset.
 
     Reads only what changed since the published version, does nothing if nothing did, and finishes what was interrupted.
@@ -71,37 +108,36 @@ def build(runner: str | None, flink_master: str | None, fresh: bool, wait: bool,
         flags = [f"--runner={_RUNNERS[runner or 'flink']}"]
         flags += [f"--flink_master={flink_master}"] if flink_master else []
         arguments["beam_options"] = (*flags, *arguments["beam_options"])
-    config, options = _prepare(**arguments)
-    from pipeline.build import build as run
-    from pipeline.progress import bar
-
-    with bar() as show:
-        outcome = run(config, options, show, fresh=fresh, wait=wait)
-    _print_outcome(outcome, config)
+    with recorded("build", Telling(metrics_file, notify)) as run:
+        run.output = arguments["output"] or ""  # what is known of it before the configuration is read
+        _build(run, fresh=fresh, wait=wait, **arguments)
 
 
 @main.command()
 @click.argument("dataset")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. max_rejected=0.1. Repeatable.")
+@_tells
 @click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]")
-def retry(dataset: str, overrides: tuple[str, ...], beam_options: tuple[str, ...]) -> None:
+def retry(
+    dataset: str,
+    overrides: tuple[str, ...],
+    metrics_file: str | None,
+    notify: list[str],
+    beam_options: tuple[str, ...],
+) -> None:
     """Build a new version of DATASET, cutting again only the shards in which something was rejected.
 
     For files that were repaired since; with the configuration that DATASET was built with, from the same folder.
     """
     from pipeline.dataset import open_dataset
 
-    built = open_dataset(dataset).manifest["config"]
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        json.dump(built, file)  # JSON is YAML
-        file.flush()
-        config, options = _prepare(file.name, beam_options, overrides, (), dataset)
-    from pipeline.build import build as run
-    from pipeline.progress import bar
-
-    with bar() as show:
-        outcome = run(config, options, show, retry=True)
-    _print_outcome(outcome, config)
+    with recorded("retry", Telling(metrics_file, notify)) as run:
+        run.output = dataset
+        built = open_dataset(dataset).manifest["config"]
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            json.dump(built, file)  # JSON is YAML
+            file.flush()
+            _build(run, file.name, beam_options, overrides, (), dataset, retry=True)
 
 
 @main.command()
@@ -214,11 +250,38 @@ def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
     sys.exit(1 if failed else 0)
 
 
+def _build(
+    run: Run,
+    config: str,
+    beam_options: tuple[str, ...],
+    overrides: tuple[str, ...],
+    images: tuple[str, ...],
+    output: str | None,
+    **how: bool,
+) -> None:
+    """Builds with a bar, prints what came of it, and fills in what is known of the run."""
+    checked, options = _prepare(config, beam_options, overrides, images, output, run)
+    from pipeline.build import build as build_dataset
+    from pipeline.progress import bar
+
+    with bar() as show:
+        outcome = build_dataset(checked, options, show, **how)
+    run.manifest, run.unchanged = outcome.manifest, outcome.unchanged
+    _print_outcome(outcome, checked)
+
+
 def _prepare(
-    config: str, beam_options: tuple[str, ...], overrides: tuple[str, ...], images: tuple[str, ...], output: str | None
+    config: str,
+    beam_options: tuple[str, ...],
+    overrides: tuple[str, ...],
+    images: tuple[str, ...],
+    output: str | None,
+    run: Run | None = None,
 ) -> tuple[Config, Any]:
     """The checked configuration and Beam's options; raises ConfigError before anything slow is imported."""
     checked = load_config(config, overrides, images, output)
+    if run:
+        run.output = checked.output.path
     check_inputs(checked.input)
     import logging
 
@@ -263,6 +326,8 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         print(
             f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"
         )
+    for sentence, gates in itertools.groupby(manifest["gates"], lambda gate: gate["sentence"]):
+        print(f"gate      {', '.join(gate['gate'] for gate in gates)}: {sentence}")
     print(f"dataset   {outcome.folder}")
     print(f"took      {manifest['seconds']} s" + (" when it was built" if outcome.unchanged else ""))
     print(f"look      {_program()} inspect {config.output.path}")
@@ -294,32 +359,14 @@ def run() -> None:
         main(standalone_mode=False)
     except click.UsageError as error:
         error.show()
-        sys.exit(64)
-    except ConfigError as error:
-        _fail(error, 64)
-    except (KeyboardInterrupt, click.Abort):
-        print(
-            "\npatchbeam: interrupted; finished shards are kept, the same command goes on from there", file=sys.stderr
-        )
-        sys.stderr.flush()
-        os._exit(130)  # at once: threads in the middle of a shard would go on, and files appear whole or not at all
-    except Exception as error:
-        from pipeline.build import TooManyRejected, Withdrawn
-        from pipeline.lease import Busy, Lost
-        from pipeline.runners import JobFailed
-
-        if _is_full(error):
-            _fail(f"{error}\nThe disk is full: nothing was published; with more room the same command goes on", 1)
-        if not isinstance(error, TooManyRejected | Withdrawn | Busy | Lost | JobFailed):
+        sys.exit(Exit.USAGE)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
             raise
-        _fail(error, 2 if isinstance(error, TooManyRejected) else 3 if isinstance(error, Withdrawn) else 1)
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether there was no room to write; Beam makes a text of what happened in a worker."""
-    return getattr(error, "errno", None) == errno.ENOSPC or f"[Errno {errno.ENOSPC}]" in str(error)
-
-
-def _fail(message: object, code: int) -> NoReturn:
-    print(f"patchbeam: {message}", file=sys.stderr)
-    sys.exit(code)
+        code, said = explain(error)
+        if said is None:
+            raise
+        print(f"patchbeam: {said}", file=sys.stderr, flush=True)
+        if code != Exit.INTERRUPTED:
+            sys.exit(code)
+        os._exit(code)  # at once: threads in the middle of a shard would go on, and files appear whole or not at all

@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.effects import without
+from pipeline.exits import Exit
 from transforms.grid import Edge, PadMode
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -36,6 +37,8 @@ _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 
 class ConfigError(ValueError):
     """The configuration or the command line is wrong; the message names the key, the value and what is allowed."""
+
+    code = Exit.USAGE
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -436,6 +439,33 @@ class Workers(_Section):
     min_ram: ByteSize | None = None
 
 
+class Distances(_Section):
+    """How far the shares of the labels may move, see ``pipeline/drift.py``."""
+
+    infinity_norm: Annotated[Number, Field(ge=0, le=1)] | None = None
+    jensen_shannon_divergence: Annotated[Number, Field(ge=0, le=1)] | None = None
+
+
+class Drift(_Section):
+    """How far the statistics of each split may move from those of the published version."""
+
+    mean: Annotated[Number, Field(ge=0)] | None = None
+    std: Annotated[Number, Field(ge=0)] | None = None
+    jensen_shannon_divergence: Annotated[Number, Field(ge=0, le=1)] | None = None
+    labels: Distances | None = None
+
+
+class Gates(_Section):
+    """What a version has to pass before it is published, see ``pipeline/gates.py``."""
+
+    verify: bool = False
+    rejected: Annotated[Number, Field(ge=0, le=1)] | None = None
+    patches: Bounds | None = None
+    patches_per_label: Bounds | None = None
+    drift: Drift | None = None
+    leakage: Literal["exact", "perceptual"] | None = None
+
+
 class Form(NamedTuple):
     """What the patches of a feature of the records are.
 
@@ -460,6 +490,7 @@ class Config(_Section):
     splits: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {"train": 1.0}
     seed: Integer = 0
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
+    gates: Gates | None = None
     workers: Workers = Workers()
     beam: dict[str, Annotated[Any, BeforeValidator(_beam_value)]] = {}
 
@@ -508,6 +539,8 @@ class Config(_Section):
             raise ValueError("patch.scales: has no meaning for patches with gaps; use one of scales and dilation")
         if self.augment:
             self._check_augment(self.augment)
+        if self.gates and self.gates.leakage == "perceptual" and self.augment and not self.augment.original:
+            raise ValueError("gates.leakage: perceptual looks at patches as they are; set augment.original: true")
         if self.input.points and self.patch.crops:
             raise ValueError("input.points, patch.crops: patches lie around points or at random; use one of them")
         for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):

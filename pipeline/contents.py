@@ -27,7 +27,7 @@ def with_contents(refs: Iterator[ImageRef], config: Input) -> Iterator[ImageRef]
     with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
         while batch := list(itertools.islice(refs, _BATCH)):
             files = [_files(ref, rules) for ref in batch]
-            found = pool.map(_digest, itertools.chain.from_iterable(files))
+            found = pool.map(digest_of, itertools.chain.from_iterable(files))
             for ref, of_image in zip(batch, files):
                 parts = [next(found) for _ in of_image]
                 yield ref._replace(fingerprint="+".join(parts)) if storage.is_local(ref.uri) else ref
@@ -38,7 +38,8 @@ def _files(ref: ImageRef, rules: list[Replace]) -> list[str]:
     return [ref.uri, *given, *(belonging(ref, rule, "") for rule in rules)]
 
 
-def _digest(uri: str) -> str:
+def digest_of(uri: str) -> str:
+    """32 hexadecimal digits of the bytes of a local file; what begins with ``missing`` is no digest."""
     if not uri or not storage.is_local(uri):
         return "missing"
     try:

@@ -6,7 +6,8 @@ names     what records say beside their pixels, and where they lie: records are 
 report    nothing of the dataset
 ========  =============================================================================================================
 
-``*`` stands for any name. A key that is not here counts as one of the pixels, and fails a test.
+``*`` stands for any name, and a section for all of its keys. A key that is not here counts as one of the pixels, and
+fails a test.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ output.encoding output.quality seed
 _NAMES = "input.label input.group input.columns splits output.shard_size output.order"
 _REPORT = """
 input.images input.manifest input.root input.max_seconds input.rasters.*.file input.points.file
-output.path max_rejected beam
+output.path max_rejected gates beam
 workers.device workers.processes_per_gpu workers.windows_per_gpu workers.accelerator workers.min_ram
 """
 

@@ -37,6 +37,11 @@ def list_versions(out: str) -> list[Entry]:
     return found
 
 
+def failed_gates(manifest: dict[str, Any] | None) -> str:
+    """The gates that a version did not pass, in words; empty where there are none."""
+    return ", ".join(gate["gate"] for gate in (manifest or {}).get("gates", ()) if not gate["passed"])
+
+
 def _manifest(out: str, name: str) -> dict[str, Any] | None:
     try:
         manifest = versions.read_manifest(versions.folder_of(out, name))
@@ -56,7 +61,8 @@ def describe_versions(out: str) -> str:
         images, patches, size = _counts(entry.manifest)
         change = f"{images - before[0]:+,} images, {patches - before[1]:+,} patches" if before else ""
         built = entry.manifest["created"].rstrip("Z").replace("T", " ")
-        rows.append((entry.name, built, f"{images:,}", f"{patches:,}", _size(size), change, entry.status))
+        status = f"{entry.status}: {failed}" if (failed := failed_gates(entry.manifest)) else entry.status
+        rows.append((entry.name, built, f"{images:,}", f"{patches:,}", _size(size), change, status))
         before = (images, patches)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     right = {2, 3, 4}

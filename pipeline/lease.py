@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.config import ConfigError
+from pipeline.exits import Ended, Exit
 
 LASTS_S = 300.0
 _RENEWALS = 5  # in the time that a lease lasts
@@ -29,12 +30,16 @@ _LOOKS_S = 5.0  # between two looks at a lease that somebody else has
 _SETTLES_S = 2.0  # after which the last of several writers has won, where a store has no conditions
 
 
-class Busy(RuntimeError):
+class Busy(Ended):
     """Another build is writing to the same output."""
 
+    code = Exit.BUSY
 
-class Lost(RuntimeError):
+
+class Lost(Ended):
     """The lease is somebody else's by now, or what is published was moved by somebody else."""
+
+    code = Exit.BUSY
 
 
 class Owner(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.config import ConfigError
+from pipeline.exits import Ended
 from pipeline.parallel import cores
 
 _LOCAL = ("direct", "fnapi")
@@ -112,7 +113,7 @@ def make_runner(options: Any) -> Any:
     return options.view_as(StandardOptions).runner
 
 
-class JobFailed(RuntimeError):
+class JobFailed(Ended):
     """A job on a cluster ended without success; the message says why, and what is kept."""
 
 

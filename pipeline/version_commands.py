@@ -35,9 +35,9 @@ def publish(output: str, version: str, wait: bool) -> None:
     from pipeline import history, lease, versions
 
     with lease.hold(output, wait) as held:
-        history.checked(output, version)
+        failed = history.failed_gates(history.checked(output, version))
         versions.publish(output, version, held, by="publish")
-    print(f"published {version}")
+    print(f"published {version}" + (f", which did not pass {failed}" if failed else ""))
 
 
 @click.command()

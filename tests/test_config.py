@@ -60,6 +60,7 @@ def test_the_smallest_configuration_has_these_defaults(tmp_path):
         "splits": {"train": 1.0},
         "seed": 0,
         "max_rejected": 0.01,
+        "gates": None,
         "workers": {
             "device": "auto", "processes_per_gpu": 1, "windows_per_gpu": 2, "accelerator": None, "min_ram": None,
         },
@@ -106,6 +107,10 @@ quality:
 augment: {copies: 2, original: false, flip: true, rotation: 7.5, blur: 1, brightness: 0.1, contrast: 0.2, noise: 0.01}
 seed: -5
 max_rejected: 1
+gates:
+  {verify: true, rejected: 0.1, patches: {min: 0.9}, patches_per_label: {max: 2}, leakage: exact,
+   drift: {mean: 0.1, std: 0.2, jensen_shannon_divergence: 0.3,
+           labels: {infinity_norm: 0.4, jensen_shannon_divergence: 0.5}}}
 workers: {device: gpu, processes_per_gpu: 3, windows_per_gpu: 4, accelerator: 'type:nvidia-l4', min_ram: 8GiB}
 beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experiments: [a, b]}
 """,
@@ -154,6 +159,14 @@ beam: {region: here, max_num_workers: 7, some_ratio: 0.5, dry_run: true, experim
         "splits": {"train": 0.7, "val": 0.2, "test_1": 0.1},
         "seed": -5,
         "max_rejected": 1.0,
+        "gates": {
+            "verify": True, "rejected": 0.1, "patches": {"min": 0.9, "max": None},
+            "patches_per_label": {"min": None, "max": 2}, "leakage": "exact",
+            "drift": {
+                "mean": 0.1, "std": 0.2, "jensen_shannon_divergence": 0.3,
+                "labels": {"infinity_norm": 0.4, "jensen_shannon_divergence": 0.5},
+            },
+        },
         "workers": {
             "device": "gpu", "processes_per_gpu": 3, "windows_per_gpu": 4, "accelerator": "type:nvidia-l4",
             "min_ram": 8 * 2**30,
@@ -295,6 +308,10 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
             "workers, beam",
         ]),
         ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
+        ("gates: {patches: {}}", ["gates.patches: {} is not allowed: use min, max or both"]),
+        ("gates: {leakage: perceptual}\naugment: {flip: true, original: false}", [
+            "gates.leakage: perceptual looks at patches as they are; set augment.original: true",
+        ]),
         ("max_rejected: 2", ["max_rejected: 2 is not allowed: input should be less than or equal to 1"]),
         ("patch: 5", ["patch: 5 is not allowed: input should be a valid dictionary or instance of Patch"]),
         ("patch:", ["patch: None is not allowed: input should be a valid dictionary or instance of Patch"]),
@@ -669,6 +686,7 @@ KEYS = {
     "input.columns": ({"age": "integer"}, True),
     "output.path": ("elsewhere", False),
     "max_rejected": (0.5, False),
+    "gates": ({"verify": True}, False),
     "workers.device": ("cpu", False),
     "workers.processes_per_gpu": (2, False),
     "workers.windows_per_gpu": (3, False),

@@ -14,11 +14,14 @@ DOCUMENT = pathlib.Path(__file__).parent.parent / "docs/rebuilds.md"
 
 
 def leaves(model, before=""):
-    """``section.key`` of everything that can be set; ``*`` for the names in a dictionary of sections."""
+    """``section.key`` of everything that can be set; ``*`` for the names in a dictionary of sections.
+
+    A section that has an effect as a whole is not taken apart.
+    """
     for name, field in model.model_fields.items():
         key = f"{before}{name}"
         sections = list(sections_in(field.annotation))
-        if not sections or any(not isinstance(one, tuple) and is_source(one) for one in sections):
+        if key in EFFECTS or not sections or any(not isinstance(one, tuple) and is_source(one) for one in sections):
             yield key
             continue
         for one in sections:
@@ -71,7 +74,7 @@ CHANGES = {
     "input.images": ["b"], "input.manifest": "m.csv", "input.root": "b", "input.max_seconds": 1,
     "input.rasters.*.file": {"match": "a", "replace": "b"}, "output.path": "c", "max_rejected": 0.5,
     "beam": {"x": 1}, "workers.device": "cpu", "workers.processes_per_gpu": 2, "workers.windows_per_gpu": 3,
-    "workers.accelerator": "x", "workers.min_ram": "1GB",
+    "gates": {"patches": {"min": 0.5}}, "workers.accelerator": "x", "workers.min_ram": "1GB",
 }  # fmt: skip
 
 

@@ -1,0 +1,143 @@
+"""Whether what is learned from one split gives away what is asked in another: groups and images in several splits."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.contents import digest_of
+from pipeline.dataset import Dataset
+from pipeline.elements import index_file, shard_file
+from transforms.alike import CELLS, fingerprint, grey, pairs_within, shares
+from transforms.encoding import decode_patch
+
+# Photographs that are saved again at half the size or in a low quality differ in up to 4 bits, different ones in 10.
+DISTANCE = 4
+_AT_A_TIME = 1 << 16
+_READS = 16  # files at a time
+
+
+class Leak(NamedTuple):
+    """Two of the same in two splits: what is the same, and where it is in each."""
+
+    what: str
+    here: str
+    there: str
+
+
+def find_groups(images: pa.Table) -> Iterator[Leak]:
+    """Groups of ``images.parquet`` in several splits."""
+    pairs = images.filter(pc.is_valid(images["split"])).group_by(["group", "split"]).aggregate([])
+    several = pairs.group_by("group").aggregate([("split", "list")])
+    for row in several.filter(pc.greater(pc.list_value_length(several["split_list"]), 1)).to_pylist():
+        here, there = sorted(row["split_list"])[:2]
+        yield Leak(f"group {row['group']!r}", f"in {here}", f"in {there}")
+
+
+def find_same_files(images: pa.Table, listing: pa.Table) -> Iterator[Leak]:
+    """Images of several splits whose files have the same content.
+
+    Fingerprints of stores and those of ``input.fingerprint: content`` are of the content. Local files are read where
+    others of the same size are in another split.
+    """
+    taken = images.filter(pc.is_valid(images["split"])).select(["image_id", "split"])
+    rows = listing.select(["image_id", "uri", "fingerprint"]).join(taken, "image_id", join_type="inner").to_pylist()
+    for _, alike in _by(rows, lambda row: _own(row).partition("-")[0]):  # the size, or a digest
+        if len({row["split"] for row in alike}) > 1:
+            with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+                contents = pool.map(_content, alike)
+                same = [row | {"content": content} for row, content in zip(alike, contents)]
+            for content, equal in _by(same, lambda row: row["content"]):
+                first, other = equal[0], next((row for row in equal if row["split"] != equal[0]["split"]), None)
+                if other and not content.startswith("missing"):
+                    yield Leak("the same file", *(f"{row['image_id']} in {row['split']}" for row in (first, other)))
+
+
+def _by(rows: list[dict[str, str]], key: Callable[[dict[str, str]], str]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    ordered = sorted(rows, key=lambda row: (key(row), row["image_id"]))
+    return ((value, list(same)) for value, same in itertools.groupby(ordered, key))
+
+
+def _own(row: dict[str, str]) -> str:
+    """The fingerprint of the image alone, without those of its masks."""
+    return row["fingerprint"].partition("+")[0]
+
+
+def _content(row: dict[str, str]) -> str:
+    return digest_of(row["uri"]) if storage.is_local(row["uri"]) else _own(row)
+
+
+class Looks(NamedTuple):
+    """The fingerprints of the images of a split, see ``transforms.alike``.
+
+    Attributes:
+        image_ids: of those that have one.
+        bits: ``[N]`` uint64.
+        unknown: images without one, because their patches show too little of them.
+    """
+
+    image_ids: list[str]
+    bits: np.ndarray
+    unknown: int
+
+
+def look(dataset: Dataset, split: str, threads: int) -> Looks:
+    """Makes small pictures of the images of a split out of their patches, as they are without augmentation.
+
+    Reads all its shards. Takes about 1.5 KB of memory for each image.
+
+    Args:
+        dataset: a version.
+        split: one of its splits.
+        threads: shards that are read at the same time.
+    """
+    images = storage.read_table(storage.join(dataset.folder, "images.parquet"))
+    images = images.filter(pc.equal(images["split"], split))
+    sizes = dict(zip(images["image_id"].to_pylist(), zip(images["height"].to_pylist(), images["width"].to_pylist())))
+    pictures: dict[str, np.ndarray] = {}
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for found in pool.map(lambda shard: _pictures(dataset, shard, sizes), dataset.shards(split)):
+            for image_id, picture in found.items():
+                pictures[image_id] = pictures[image_id] + picture if image_id in pictures else picture
+    bits = {name: fingerprint(picture[0], picture[1], sizes[name]) for name, picture in sorted(pictures.items())}
+    known = {name: one for name, one in bits.items() if one is not None}
+    return Looks(list(known), np.array(list(known.values()), np.uint64), len(sizes) - len(known))
+
+
+def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    """Image -> ``[2, 8, 9]``, the sums and the weights of :func:`transforms.alike.fingerprint`, in one shard."""
+    config, found = dataset.config, dict[str, np.ndarray]()
+    shape, step = (*config.patch.size, config.input.channels), config.patch.dilation
+    wanted = ["image_id", "row", "col", "image_offset", "image_length", *(["augmentation"] * config.has_copies)]
+    with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
+        index = pq.read_table(file, columns=wanted).to_pylist()
+    with storage.open_read(storage.join(dataset.folder, shard_file(shard))) as file:
+        for row in index:
+            if row.get("augmentation", "{}") != "{}":
+                continue
+            file.seek(row["image_offset"])
+            patch = decode_patch(file.read(row["image_length"]), config.output.encoding, shape, config.input.dtype)
+            axes = zip((row["row"], row["col"]), shape, step, sizes[row["image_id"]], CELLS)
+            down, across = (shares(*axis) for axis in axes)
+            picture = np.stack([down @ grey(patch) @ across.T, np.outer(down.sum(axis=1), across.sum(axis=1))])
+            image_id = row["image_id"]
+            found[image_id] = found[image_id] + picture if image_id in found else picture
+    return found
+
+
+def find_alike(looks: dict[str, Looks]) -> Iterator[Leak]:
+    """Images of several splits that look the same."""
+    for one, other in itertools.combinations(looks, 2):
+        a, b = looks[one], looks[other]
+        for first in range(0, len(a.bits), _AT_A_TIME):
+            here, there = pairs_within(a.bits[first : first + _AT_A_TIME], b.bits, DISTANCE)
+            for i, j in zip(here.tolist(), there.tolist()):
+                yield Leak("looks alike", f"{a.image_ids[first + i]} in {one}", f"{b.image_ids[j]} in {other}")

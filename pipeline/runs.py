@@ -1,0 +1,165 @@
+"""What became of each run: a line in ``OUT/runs.jsonl``, a file of metrics, a command that is told.
+
+``runs.jsonl`` is only added to, under the same condition as a lease, so that runs that end at the same time do not lose
+each other's lines. Whatever goes wrong here is a warning: how a build ended does not depend on who hears of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pipeline import storage
+from pipeline.exits import Exit, explain
+from pipeline.metrics import write_metrics
+
+FILE = "runs.jsonl"
+_NOTIFY_S = 60.0
+_TRIES = 20
+
+_OUTCOMES = {
+    Exit.REJECTED: "rejected",
+    Exit.HELD: "held",
+    Exit.FAILED: "failed",
+    Exit.USAGE: "usage",
+    Exit.BUSY: "busy",
+    Exit.INTERRUPTED: "interrupted",
+}
+
+
+class Run:
+    """A run that goes on; what is known of it is filled in on the way.
+
+    Attributes:
+        output: where it writes to, once the configuration says so.
+        manifest: of the version that it made, or found unchanged.
+        unchanged: whether that was there already.
+    """
+
+    def __init__(self, command: str):
+        self.command, self.started = command, time.time()
+        self.output = ""
+        self.manifest: dict[str, Any] = {}
+        self.unchanged = False
+
+
+class Telling(NamedTuple):
+    """Who is told how a run ended, beside ``runs.jsonl``.
+
+    Attributes:
+        metrics_file: a file for node_exporter's textfile collector.
+        notify: a command with its arguments, which gets the line of the run on its standard input.
+    """
+
+    metrics_file: str | None = None
+    notify: Sequence[str] = ()
+
+
+@contextlib.contextmanager
+def recorded(command: str, telling: Telling) -> Iterator[Run]:
+    """A run as the block: whichever way the block ends, it is noted and told; what it raises goes on.
+
+    Args:
+        command: ``build`` or ``retry``.
+        telling: who is told.
+    """
+    run, error = Run(command), None
+    try:
+        yield run
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        _record(describe(run, error), telling)
+
+
+def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
+    """The line of a run.
+
+    Keys: ``command``, ``output``, ``outcome`` (``published``, ``unchanged``, ``held``, ``rejected``, ``failed``,
+    ``usage``, ``busy`` or ``interrupted``), ``exit_code``, ``version``, ``reason``, ``started`` and ``ended`` (UTC),
+    ``seconds``, ``images``, ``images_rejected``, ``patches`` (by split), ``rejected`` (patches), ``counters`` and
+    ``gates``, as in the manifest. What is not known is null, or empty.
+    """
+    code, reason = (Exit.DONE, None) if error is None else explain(error)
+    manifest = run.manifest or getattr(error, "manifest", {})
+    account, ended = manifest.get("accounts", {}), time.time()
+    return {
+        "command": run.command,
+        "output": run.output,
+        "outcome": _OUTCOMES.get(code) or ("unchanged" if run.unchanged else "published"),
+        "exit_code": int(code),
+        "version": manifest.get("version"),
+        "reason": reason or (repr(error) if error else None),
+        "started": _utc(run.started),
+        "ended": _utc(ended),
+        "seconds": round(ended - run.started, 1),
+        "images": account.get("images"),
+        "images_rejected": account.get("images_rejected"),
+        "patches": {split: facts["patches"] for split, facts in manifest.get("splits", {}).items()},
+        "rejected": account.get("rejected"),
+        "counters": {} if run.unchanged else manifest.get("counters", {}),
+        "gates": manifest.get("gates", []),
+    }
+
+
+def _utc(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _record(entry: dict[str, Any], telling: Telling) -> None:
+    with _warning(f"{FILE} of {entry['output']}"):
+        add(entry)
+    if telling.metrics_file:
+        with _warning(telling.metrics_file):
+            write_metrics(telling.metrics_file, entry, last_success(entry["output"]))
+    if telling.notify:
+        with _warning(f"--notify-command {telling.notify[0]}"):
+            said = json.dumps(entry)
+            # No shell, and a command of the user's own; what it prints goes where warnings go.
+            subprocess.run(telling.notify, input=said, text=True, timeout=_NOTIFY_S, stdout=2, check=True)  # noqa: S603
+
+
+@contextlib.contextmanager
+def _warning(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        print(f"patchbeam: warning: {what}: {error}", file=sys.stderr)
+
+
+def add(entry: dict[str, Any]) -> None:
+    """Adds a line to ``runs.jsonl``; an output that is not there is not made for it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    out = entry["output"]
+    if not out or (storage.is_local(out) and not os.path.isdir(out)):
+        return
+    path = storage.join(out, FILE)
+    for _ in range(_TRIES):
+        found = storage.read_version(path)
+        content = (found.data if found else b"") + json.dumps(entry).encode() + b"\n"
+        if storage.write_if(path, content, found and found.version):
+            return
+    raise OSError(f"{path}: others write to it all the time")
+
+
+def read_runs(out: str) -> list[dict[str, Any]]:
+    """The runs that are noted in an output, from the first to the last."""
+    path = storage.join(out, FILE)
+    lines = storage.read_bytes(path).splitlines() if out and storage.size(path) is not None else []
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def last_success(out: str) -> dict[str, Any] | None:
+    """The last run that ended well; None if there was none."""
+    return next((run for run in reversed(read_runs(out)) if run["exit_code"] == Exit.DONE), None)

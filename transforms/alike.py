@@ -1,0 +1,82 @@
+"""Whether two images show the same: 64 bits of a small picture of each, made of its patches.
+
+The small picture has 8 x 9 cells, whatever the size of the image; the bits say of each cell whether it is darker than
+the one to its right (difference hash, Krawetz, 2013). An image that was saved again, in another format or quality, in
+another size, or a little lighter, has nearly the same bits.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+CELLS = (8, 9)
+
+
+def shares(first: int, length: int, step: int, extent: int, cells: int) -> np.ndarray:
+    """How much of each pixel of a patch lies in each cell, along one axis.
+
+    Args:
+        first: pixel of the image where the patch begins; may lie outside, and what lies outside counts nothing.
+        length: pixels of the patch.
+        step: pixels of the image from one of them to the next.
+        extent: pixels of the image.
+        cells: parts of equal size that the image is divided into.
+
+    Returns:
+        ``[cells, length]`` float64, in pixels of the image.
+
+    >>> shares(first=-1, length=4, step=1, extent=3, cells=2).tolist()
+    [[0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.5, 1.0]]
+    """
+    edges = np.arange(cells + 1)[:, None] * (extent / cells)
+    starts = first + step * np.arange(length)
+    low, high = np.clip(starts, 0, extent), np.clip(starts + step, 0, extent)
+    return np.maximum(0.0, np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]))
+
+
+def grey(patch: np.ndarray) -> np.ndarray:
+    """``[H, W, C]`` -> ``[H, W]`` float64: of three channels the luma of ITU-R BT.601, else their mean."""
+    weights = [0.299, 0.587, 0.114] if patch.shape[-1] == 3 else np.full(patch.shape[-1], 1 / patch.shape[-1])
+    return np.nan_to_num(patch.astype(np.float64)) @ np.asarray(weights)
+
+
+def fingerprint(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.uint64 | None:
+    """The 64 bits of an image; None where its patches show less than half of a cell, or nothing but one value.
+
+    Args:
+        sums: ``[8, 9]``: of the grey values of its patches, weighted with ``weights``.
+        weights: ``[8, 9]``: pixels of the image in each cell that its patches show; more than once where they overlap.
+        size: rows and columns of the image.
+    """
+    if (weights < size[0] * size[1] / (2 * CELLS[0] * CELLS[1])).any():
+        return None
+    means = sums / weights
+    if means.max() == means.min():
+        return None
+    return np.uint64(np.packbits(means[:, :-1] < means[:, 1:]).view(">u8")[0])
+
+
+def pairs_within(a: np.ndarray, b: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in ``a`` and in ``b`` ``[N] uint64`` of all pairs that differ in at most ``distance`` bits.
+
+    Of that many different bits, ``distance + 1`` parts of the 64 leave one part equal: only pairs that share one are
+    looked at.
+
+    >>> [found.tolist() for found in pairs_within(np.uint64([0, 7]), np.uint64([1, 15, 255]), distance=1)]
+    [[0, 1], [0, 1]]
+    """
+    found = []
+    cuts = 64 * np.arange(distance + 2) // (distance + 1)
+    for low, high in itertools.pairwise(cuts.tolist()):
+        mine, theirs = (values >> np.uint64(low) & np.uint64((1 << high - low) - 1) for values in (a, b))
+        order = np.argsort(theirs, kind="stable")
+        first, last = (np.searchsorted(theirs[order], mine, side) for side in ("left", "right"))
+        count = last - first
+        here = np.repeat(np.arange(len(a)), count)
+        there = order[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)]
+        close = np.bitwise_count(a[here] ^ b[there]) <= distance
+        found.append(np.stack([here[close], there[close]]))
+    here, there = np.unique(np.concatenate(found, axis=1), axis=1)
+    return here, there
