@@ -24,6 +24,7 @@ from pipeline.exits import Exit, explain
 from pipeline.listing import check_inputs
 from pipeline.runs import Run, Telling, recorded
 from pipeline.version_commands import COMMANDS
+from pipeline.versions import folder_of
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
@@ -262,12 +263,17 @@ def _build(
     """Builds with a bar, prints what came of it, and fills in what is known of the run."""
     checked, options = _prepare(config, beam_options, overrides, images, output, run)
     from pipeline.build import build as build_dataset
+    from pipeline.gates import Held
     from pipeline.progress import bar
 
-    with bar() as show:
-        outcome = build_dataset(checked, options, show, **how)
+    try:
+        with bar() as show:
+            outcome = build_dataset(checked, options, show, **how)
+    except Held as held:
+        _print_outcome(held.manifest, False, checked)
+        raise
     run.manifest, run.unchanged = outcome.manifest, outcome.unchanged
-    _print_outcome(outcome, checked)
+    _print_outcome(outcome.manifest, outcome.unchanged, checked)
 
 
 def _prepare(
@@ -296,9 +302,9 @@ def _prepare(
     return checked, options
 
 
-def _print_outcome(outcome: Any, config: Config) -> None:
-    manifest, account = outcome.manifest, outcome.manifest["accounts"]
-    if outcome.unchanged:
+def _print_outcome(manifest: dict[str, Any], unchanged: bool, config: Config) -> None:
+    account = manifest["accounts"]
+    if unchanged:
         print(f"Nothing changed since {manifest['created']}: no pixel was read.")
     counters = manifest["counters"]
     reused, taken_over = (counters.get(f"shards_{how}", 0) for how in ("reused", "taken_over"))
@@ -313,9 +319,9 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
     shards = sum(split["shards"] for split in manifest["splits"].values())
-    if reused and not outcome.unchanged:
+    if reused and not unchanged:
         print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
-    if (previous := manifest["previous"]) and not outcome.unchanged:
+    if (previous := manifest["previous"]) and not unchanged:
         print(f"copied    {taken_over} of {shards} shards, and {_copied(counters)} records, from {previous}")
         opened, pixels = counters.get("images_opened", 0), counters.get("pixels_decoded", 0)
         print(f"read      {opened:,} of {account['images']:,} images, {pixels / 1e6:,.1f} megapixels")
@@ -328,8 +334,8 @@ def _print_outcome(outcome: Any, config: Config) -> None:
         )
     for sentence, gates in itertools.groupby(manifest["gates"], lambda gate: gate["sentence"]):
         print(f"gate      {', '.join(gate['gate'] for gate in gates)}: {sentence}")
-    print(f"dataset   {outcome.folder}")
-    print(f"took      {manifest['seconds']} s" + (" when it was built" if outcome.unchanged else ""))
+    print(f"dataset   {folder_of(config.output.path, manifest['version'])}")
+    print(f"took      {manifest['seconds']} s" + (" when it was built" if unchanged else ""))
     print(f"look      {_program()} inspect {config.output.path}")
 
 

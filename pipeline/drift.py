@@ -64,8 +64,13 @@ def jensen_shannon_divergence(a: Feature, b: Feature) -> float:
     else:
         p, q = _aligned(a.num_stats.histograms[0], b.num_stats.histograms[0])
     middle = (p + q) / 2
-    divergence = sum(np.sum(one * np.log2(one / middle, where=one > 0, out=np.zeros_like(one))) for one in (p, q)) / 2
-    return min(1.0, max(0.0, float(divergence)))
+    return min(1.0, max(0.0, (_divergence(p, middle) + _divergence(q, middle)) / 2))
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Of Kullback and Leibler, in bits; ``q`` is nowhere 0 where ``p`` is not."""
+    seen = p > 0
+    return float(np.sum(p[seen] * np.log2(p[seen] / q[seen])))
 
 
 def _shares(a: Feature, b: Feature) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.config import Config
 from pipeline.contents import digest_of
 from pipeline.dataset import Dataset
 from pipeline.elements import index_file, shard_file
@@ -115,7 +116,7 @@ def look(dataset: Dataset, split: str, threads: int) -> Looks:
 def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
     """Image -> ``[2, 8, 9]``, the sums and the weights of :func:`transforms.alike.fingerprint`, in one shard."""
     config, found = dataset.config, dict[str, np.ndarray]()
-    shape, step = (*config.patch.size, config.input.channels), config.patch.dilation
+    shape = (*config.patch.size, config.input.channels)
     wanted = ["image_id", "row", "col", "image_offset", "image_length", *(["augmentation"] * config.has_copies)]
     with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
         index = pq.read_table(file, columns=wanted).to_pylist()
@@ -125,12 +126,30 @@ def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -
                 continue
             file.seek(row["image_offset"])
             patch = decode_patch(file.read(row["image_length"]), config.output.encoding, shape, config.input.dtype)
-            axes = zip((row["row"], row["col"]), shape, step, sizes[row["image_id"]], CELLS)
+            image_id, start = row["image_id"], (row["row"], row["col"])
+            height, width = _own_pixels(start, sizes[image_id], config)
+            axes = zip(start, (height, width), config.patch.dilation, sizes[image_id], CELLS)
             down, across = (shares(*axis) for axis in axes)
-            picture = np.stack([down @ grey(patch) @ across.T, np.outer(down.sum(axis=1), across.sum(axis=1))])
-            image_id = row["image_id"]
+            sums = down @ grey(patch[:height, :width]) @ across.T
+            picture = np.stack([sums, np.outer(down.sum(axis=1), across.sum(axis=1))])
             found[image_id] = found[image_id] + picture if image_id in found else picture
     return found
+
+
+def _own_pixels(start: tuple[int, int], image: tuple[int, int], config: Config) -> tuple[int, int]:
+    """Rows and columns of a patch up to the next one, or all of them at the border of the image.
+
+    So of patches that overlap every pixel counts once, and the picture does not depend on the grid.
+    """
+    patch = config.patch
+    if patch.crops or config.input.points:
+        return patch.size
+    axes = zip(start, image, patch.size, patch.span, patch.steps, patch.dilation)
+    height, width = (
+        size if first + span >= extent else min(size, -(-step // dilation))
+        for first, extent, size, span, step, dilation in axes
+    )
+    return height, width
 
 
 def find_alike(looks: dict[str, Looks]) -> Iterator[Leak]:

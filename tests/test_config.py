@@ -305,7 +305,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(tmp_path, key, 
         ]),
         ("foo: 3", [
             "foo: unknown key; known are input, output, patch, quality, augment, splits, seed, max_rejected, "
-            "workers, beam",
+            "gates, workers, beam",
         ]),
         ("seed: abc", ["seed: 'abc' is not allowed: input should be a valid integer"]),
         ("gates: {patches: {}}", ["gates.patches: {} is not allowed: use min, max or both"]),

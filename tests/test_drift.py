@@ -1,0 +1,94 @@
+"""Distances between statistics against SciPy, sums by hand, and what a distance has to be."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+
+from pipeline.drift import infinity_norm, jensen_shannon_divergence, to_proto
+from transforms import moments
+
+
+def statistics(pixels=None, labels=None):
+    """Of a split, as in statistics.json; ``pixels [N, H, W, C]``."""
+    channels = moments.describe(moments.measure(pixels)) if pixels is not None else []
+    return {"patches": 7, "labels": labels or {}, "channels": channels}
+
+
+def features(*args):
+    return {feature.path.step[0]: feature for feature in to_proto("train", statistics(*args)).features}
+
+
+def of_histogram(edges, counts):
+    described = {"edges": edges, "counts": counts}
+    channel = {"count": sum(counts), "mean": 0, "std": 1, "min": 0, "max": 1, "quantiles": {"0.5": 0}}
+    return to_proto("", {"patches": 1, "labels": {}, "channels": [channel | {"histogram": described}]}).features[0]
+
+
+def test_the_protos_hold_the_statistics():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 2)).astype(np.uint8)
+    found = features(pixels, {"b": 4, "a": 3})
+    assert list(found) == ["channel_0", "channel_1", "label"]
+    numbers = found["channel_1"].num_stats
+    assert (numbers.mean, numbers.std_dev) == pytest.approx((pixels[..., 1].mean(), pixels[..., 1].std()))
+    assert (numbers.min, numbers.max) == (pixels[..., 1].min(), pixels[..., 1].max())
+    assert [bucket.sample_count for bucket in numbers.histograms[0].buckets] == np.bincount(
+        pixels[..., 1].ravel(), minlength=256
+    ).tolist()
+    ranks = found["label"].string_stats.rank_histogram.buckets
+    assert [(bucket.label, bucket.sample_count, bucket.low_rank) for bucket in ranks] == [("b", 4, 0), ("a", 3, 1)]
+
+
+def test_the_divergence_of_pixels_is_that_of_scipy():
+    rng = np.random.default_rng(1)
+    one, other = (rng.normal(mean, 30, (2, 50, 50, 1)).clip(0, 255).astype(np.uint8) for mean in (100, 120))
+    p, q = (np.bincount(pixels.ravel(), minlength=256) for pixels in (one, other))
+    found = jensen_shannon_divergence(features(one)["channel_0"], features(other)["channel_0"])
+    assert found == pytest.approx(jensenshannon(p, q, base=2) ** 2, rel=1e-9)  # SciPy's distance is the root
+    assert found > 0.05
+
+
+@given(st.data())
+def test_unlike_bins_are_spread_evenly(data):
+    """Edges that are whole numbers: spread over bins of width one, whatever the edges are, it is the same."""
+    histograms = []
+    for _ in range(2):
+        edges = sorted(data.draw(st.sets(st.integers(-9, 9), min_size=2, max_size=6)))
+        counts = data.draw(st.lists(st.integers(0, 30), min_size=len(edges) - 1, max_size=len(edges) - 1))
+        histograms.append((edges, [counts[0] + 1, *counts[1:]]))
+    fine = []
+    for edges, counts in histograms:
+        each = np.zeros(18)
+        for low, high, count in zip(edges, edges[1:], counts):
+            each[low + 9 : high + 9] += count / (high - low)
+        fine.append(each)
+    found = jensen_shannon_divergence(*(of_histogram(*histogram) for histogram in histograms))
+    with np.errstate(invalid="ignore"):  # the root of a rounding error below 0
+        assert found == pytest.approx(np.nan_to_num(jensenshannon(*fine, base=2)) ** 2, abs=1e-7)
+
+
+def test_equal_ones_are_0_apart_and_disjoint_ones_1():
+    low, high = of_histogram([0, 1, 2], [3, 1]), of_histogram([5, 6], [9])
+    assert jensen_shannon_divergence(low, low) == 0
+    assert jensen_shannon_divergence(low, high) == 1
+
+
+def test_floats_of_other_ranges_are_comparable():
+    rng = np.random.default_rng(2)
+    one, other = (rng.normal(0, scale, (1, 90, 90, 1)).astype(np.float32) for scale in (1, 1.01))
+    near = jensen_shannon_divergence(features(one)["channel_0"], features(other)["channel_0"])
+    far = jensen_shannon_divergence(features(one)["channel_0"], features(other * 5 + 20)["channel_0"])
+    assert 0 < near < 0.05 < 0.9 < far <= 1
+
+
+def test_labels_by_hand():
+    one, other = features(None, {"cat": 3, "dog": 1})["label"], features(None, {"cat": 5, "cow": 5})["label"]
+    assert infinity_norm(one, other) == (0.5, "cow")
+    expected = jensenshannon([0.75, 0, 0.25], [0.5, 0.5, 0], base=2) ** 2
+    assert jensen_shannon_divergence(one, other) == pytest.approx(expected)
+
+
+def test_a_channel_without_pixels_has_no_feature():
+    nothing = np.full((1, 2, 2, 1), np.nan, np.float32)
+    assert features(nothing) == {}
