@@ -20,7 +20,8 @@ from pipeline.elements import index_file, shard_file
 from transforms.alike import CELLS, fingerprint, grey, pairs_within, shares
 from transforms.encoding import decode_patch
 
-# Photographs that are saved again at half the size or in a low quality differ in up to 4 bits, different ones in 10.
+# Of 36 pictures, 35 differ from themselves at half the size in up to 1 bit, 34 from themselves as JPEG of quality 20 in
+# up to 4; those of different things in 12 and more.
 DISTANCE = 4
 _AT_A_TIME = 1 << 16
 _READS = 16  # files at a time

@@ -241,7 +241,7 @@ def test_damage_is_found_before_publishing(images, tmp_path):
         file.write(b"damage")
     verdict = verdicts(dataset, None, verify=True)["verify"]
     assert not verdict.passed
-    assert "problems: train-00000-of" in verdict.sentence
+    assert "problems: patches-train.tfrecord-00000-of" in verdict.sentence
 
 
 def test_images_that_look_alike_in_two_splits(tmp_path):

@@ -1,7 +1,8 @@
 """Whether two images show the same: 64 bits of a small picture of each, made of its patches.
 
-The small picture has 8 x 9 cells, whatever the size of the image; the bits say of each cell whether it is darker than
-the one to its right (difference hash, Krawetz, 2013). An image that was saved again, in another format or quality, in
+The small picture has 8 x 9 cells, whatever the size of the image; the bits say of each cell whether it is clearly darker
+than the one to its right (difference hash, Krawetz, 2013; the margin is ours: without it, what is evenly coloured has
+bits made of the noise of its compression). An image that was saved again, in another format or quality, in
 another size, or a little lighter, has nearly the same bits.
 """
 
@@ -12,6 +13,8 @@ import itertools
 import numpy as np
 
 CELLS = (8, 9)
+_MARGIN = 0.01  # of the contrast of the picture
+_FLAT = 1e-6  # contrast that is rounding
 
 
 def shares(first: int, length: int, step: int, extent: int, cells: int) -> np.ndarray:
@@ -53,9 +56,10 @@ def fingerprint(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]) ->
     if (weights < size[0] * size[1] / (2 * CELLS[0] * CELLS[1])).any():
         return None
     means = sums / weights
-    if means.max() == means.min():
+    contrast = np.ptp(means)
+    if contrast <= _FLAT * np.abs(means).max():
         return None
-    return np.uint64(np.packbits(means[:, :-1] < means[:, 1:]).view(">u8")[0])
+    return np.uint64(np.packbits(means[:, :-1] + _MARGIN * contrast < means[:, 1:]).view(">u8")[0])
 
 
 def pairs_within(a: np.ndarray, b: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
