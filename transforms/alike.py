@@ -1,9 +1,9 @@
 """Whether two images show the same: 64 bits of a small picture of each, made of its patches.
 
-The small picture has 8 x 9 cells, whatever the size of the image; the bits say of each cell whether it is clearly darker
-than the one to its right (difference hash, Krawetz, 2013; the margin is ours: without it, what is evenly coloured has
-bits made of the noise of its compression). An image that was saved again, in another format or quality, in
-another size, or a little lighter, has nearly the same bits.
+The small picture has 8 x 9 cells, whatever the size of the image; the bits say of each cell whether it is clearly
+darker than the one to its right (difference hash, Krawetz, 2013; the margin is ours: without it, what is evenly
+coloured has bits made of the noise of its compression). An image that was saved again, in another format, quality or
+size, or a little lighter, has nearly the same bits.
 """
 
 from __future__ import annotations
