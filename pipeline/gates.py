@@ -109,7 +109,7 @@ def _leakage(new: Dataset, perceptual: bool) -> Verdict:
     ]
     unknown = sum(of_split.unknown for of_split in looks.values())
     beside = f"; {unknown:,} images show too little of themselves in their patches to be compared" if unknown else ""
-    said = f"{len(splits)} splits share no group and no image{beside}"
+    said = f"{len(splits)} splits share no group and no image{beside}" if len(splits) > 1 else "all is in one split"
     if found:
         leaks = [f"{leak.what}: {leak.here} and {leak.there}" for leak in found]
         said = f"{len(found):,} leaks between splits: {_some(leaks)}{beside}"

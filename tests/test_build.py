@@ -490,6 +490,16 @@ def test_the_commands_build_plan_inspect_and_verify(command_line, tmp_path):
     again = patchbeam("build", command_line)
     assert again.returncode == 0
     assert again.stdout.startswith("Nothing changed since")
+    gate = ("--set", "seed=1", "--set", "gates={patches: {min: 5}}", "--metrics-file", tmp_path / "held.prom")
+    held = patchbeam("build", command_line, *gate)
+    assert held.returncode == 3, held.stderr
+    assert "gate      patches: not 5 to inf times the published: " in held.stdout
+    assert "held back" in held.stderr and "publishes it anyway" in held.stderr and "Traceback" not in held.stderr
+    assert "patchbeam_last_run_exit_code" in (tmp_path / "held.prom").read_text()
+    told = [json.loads(line) for line in (tmp_path / "out/runs.jsonl").read_text().splitlines()]
+    assert [(run["outcome"], run["exit_code"]) for run in told] == [("published", 0), ("unchanged", 0), ("held", 3)]
+    published = patchbeam("publish", tmp_path / "out", told[-1]["version"])
+    assert published.stdout == f"published {told[-1]['version']}, which did not pass patches\n"
     shown = patchbeam("inspect", tmp_path / "out", "--sheets", tmp_path / "sheets")
     assert shown.returncode == 0, shown.stderr
     assert "train:" in shown.stdout and "mean" in shown.stdout
@@ -517,6 +527,8 @@ def test_too_many_rejections_exit_with_2(bad_images, command_line, tmp_path):
     assert done.returncode == 2
     assert "Nothing was published" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out/LATEST").exists()
+    (line,) = (tmp_path / "out/runs.jsonl").read_text().splitlines()
+    assert (json.loads(line)["outcome"], json.loads(line)["exit_code"]) == ("rejected", 2)
 
 
 def test_a_killed_build_and_its_rerun_give_the_bytes_of_an_uninterrupted_one(images, command_line, tmp_path):

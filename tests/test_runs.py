@@ -3,6 +3,7 @@
 import concurrent.futures
 import datetime
 import json
+import pathlib
 import re
 import sys
 
@@ -165,6 +166,15 @@ def test_a_configuration_that_is_wrong_is_told_too(tmp_path):
     with pytest.raises(ConfigError), recorded("build", Telling(str(path))):
         raise ConfigError("x")
     assert metrics(path.read_text())["patchbeam_last_run_exit_code"] == {(): 64}
+
+
+def test_the_document_names_every_metric_and_every_key(out):
+    document = (pathlib.Path(__file__).parent.parent / "docs/gates.md").read_text(encoding="utf-8")
+    line = record(out)
+    families = text_string_to_metric_families(format_metrics(line, line))
+    names = [family.name.removeprefix("patchbeam_") for family in families]
+    assert len(names) == 13
+    assert [name for name in (*names, *line) if not re.search(rf"`{name}[`{{]", document)] == []
 
 
 def test_labels_are_escaped():
