@@ -18,6 +18,7 @@ from pipeline.config import Config, ConfigError, Gates
 from pipeline.dataset import SHARDS, Dataset, open_dataset
 from pipeline.elements import FORMAT, PASSING, Previous, ShardPlan, files_of
 from pipeline.exits import Ended, Exit
+from pipeline.graphs import graphs_ahead
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, read_listing
 from pipeline.plan import PlanShards, read_plan
@@ -25,6 +26,7 @@ from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
 from pipeline.recall import RecallImages
 from pipeline.runners import make_runner, run_to_end, threads_per_process
+from pipeline.summary import summarize
 
 _SOFTWARE = (
     "apache-beam",
@@ -143,13 +145,12 @@ def _build(
     previous = None if fresh else find_previous(config, retry)
     folder = begin(config, listing)
     name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
-    counters = _run(config, options, folder, work, listing, previous, show)
-    totals = _collect(folder, work)
-    account = accounts.settle(folder, work, config, totals)
-    _check_budget(account, config, folder)
-    from pipeline.summary import summarize
-
-    summarize(folder, config, totals)
+    with graphs_ahead() as write_graphs:
+        counters = _run(config, options, folder, work, listing, previous, show)
+        totals = _collect(folder, work)
+        account = accounts.settle(folder, work, config, totals)
+        _check_budget(account, config, folder)
+        summarize(folder, config, totals, write_graphs)
     manifest = {
         "format": FORMAT,
         "version": name,

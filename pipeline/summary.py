@@ -6,25 +6,22 @@ All of it comes from the sums of the shards, a few numbers each; no pixel is rea
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import Config
+from pipeline.graphs import Write
 from pipeline.sums import Sums
 from transforms import moments
 
 
-def summarize(folder: str, config: Config, totals: Mapping[str, Sums]) -> None:
-    """Writes the summary files of a version."""
+def summarize(folder: str, config: Config, totals: Mapping[str, Sums], write_graphs: Write) -> None:
+    """Writes the summary files of a version; the graphs of the normalisation by ``write_graphs``."""
     _write_json(folder, "statistics.json", make_statistics(config, totals))
     _write_tfds(folder, config, totals)
     if totals[config.training_split].records:
-        _write_normalization(folder, config, totals[config.training_split].rows)
+        write_graphs(folder, config, totals[config.training_split].rows)
 
 
 def make_statistics(config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
@@ -102,29 +99,6 @@ def _features_dict(features: dict) -> dict:
 def _tensor(dtype: str, shape: dict, encoding: str = "none") -> dict:
     content = {"dtype": dtype, "shape": shape, "encoding": encoding}
     return {"pythonClassName": _feature_class("tensor_feature.Tensor"), "tensor": content}
-
-
-def _write_normalization(folder: str, config: Config, rows: list[dict[str, list]]) -> None:
-    """Writes ``transform_fn``, ``transformed_metadata`` and ``normalize``, see ``pipeline.normalization``.
-
-    In an interpreter of its own: there the names that TensorFlow counts up and the order of Python's sets are the same
-    each time, and so are the bytes of the graphs.
-    """
-    task = {
-        "size": config.patch.size,
-        "channels": config.input.channels,
-        "dtype": config.input.dtype,
-        "rows": rows,
-    }
-    environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    with tempfile.TemporaryDirectory() as local:
-        program = [sys.executable, "-m", "pipeline.normalization", local]
-        done = subprocess.run(program, input=json.dumps(task), env=environment, text=True, capture_output=True)  # noqa: S603
-        if done.returncode:
-            raise RuntimeError(f"the analysis with tf-transform failed:\n{done.stderr[-4000:]}")
-        for below in storage.files_below(local):
-            with open(os.path.join(local, below), "rb") as file:
-                storage.write_bytes(storage.join(folder, below), file.read())
 
 
 def _write_json(folder: str, name: str, values: dict) -> None:

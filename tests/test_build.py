@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -70,7 +71,7 @@ def configure(root, out, **sections):
 @pytest.fixture
 def no_graphs(monkeypatch):
     """Leaves out the analysis with tf-transform, which takes ten seconds, where a test is not about it."""
-    monkeypatch.setattr("pipeline.summary._write_normalization", lambda *_: None)
+    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
 
 
 def run(config, flags=ONE_WORKER):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import tracemalloc
+from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -358,7 +359,7 @@ def pictures(tmp_path):
 
 
 def test_what_a_manifest_says_arrives_in_records_index_and_metadata(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.summary._write_normalization", lambda *_: None)
+    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
     manifest, rows = pictures
     config = Config.model_validate(
         {

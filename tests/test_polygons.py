@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -98,7 +99,7 @@ def drawn(height=HEIGHT, width=WIDTH):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.summary._write_normalization", lambda *_: None)
+    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
     folder = tmp_path / "data"
     folder.mkdir()
     pixels = np.stack(np.mgrid[:HEIGHT, :WIDTH], axis=-1).astype(np.uint16)

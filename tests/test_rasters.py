@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -56,7 +57,7 @@ RASTERS = {
 
 @pytest.fixture
 def make(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.summary._write_normalization", lambda *_: None)
+    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
 
     def run(rasters=RASTERS, input=None, output=None, max_rejected=0, **patch):
         values = {

@@ -1,6 +1,7 @@
 """From a dataset back to images: exact inverses, blended predictions, pyramids that other libraries read."""
 
 import itertools
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def source(tmp_path_factory):
 
 
 def make_dataset(source, tmp_path, monkeypatch, dtype="uint8", **patch):
-    monkeypatch.setattr("pipeline.summary._write_normalization", lambda *_: None)
+    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
     root, pixels = source
     values = {
         "input": {"images": f"{root}/{dtype}/*.tif", "dtype": dtype, "channels": pixels[dtype].shape[2]},

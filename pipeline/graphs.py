@@ -1,0 +1,52 @@
+"""The graphs of the normalisation, made by a program that is started ahead: its imports take ten seconds.
+
+They pass while images are cut. An interpreter of its own, because there the names that TensorFlow counts up and the
+order of Python's sets are the same each time, and so are the bytes of the graphs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+from pipeline import storage
+from pipeline.config import Config
+
+Rows = list[dict[str, list]]
+Write = Callable[[str, Config, Rows], None]
+
+
+@contextlib.contextmanager
+def graphs_ahead() -> Iterator[Write]:
+    """Starts ``pipeline.normalization``, and ends it with the block.
+
+    Yields:
+        A function ``(folder, config, rows)``, to be called at most once: writes ``transform_fn``,
+        ``transformed_metadata`` and ``normalize`` below the folder of a version, from rows of moments. It raises
+        RuntimeError if the analysis fails.
+    """
+    environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryDirectory() as local, tempfile.TemporaryFile("w+") as log:
+        program = [sys.executable, "-m", "pipeline.normalization", local]
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True)  # noqa: S603
+
+        def write(folder: str, config: Config, rows: Rows) -> None:
+            wanted = {"size": config.patch.size, "channels": config.input.channels, "dtype": config.input.dtype}
+            process.communicate(json.dumps(wanted | {"rows": rows}))
+            if process.returncode:
+                log.seek(0)
+                raise RuntimeError(f"the analysis with tf-transform failed:\n{log.read()[-4000:]}")
+            for below in storage.files_below(local):
+                with open(os.path.join(local, below), "rb") as file:
+                    storage.write_bytes(storage.join(folder, below), file.read())
+
+        try:
+            yield write
+        finally:
+            process.kill()
+            process.wait()
