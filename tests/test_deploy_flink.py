@@ -102,10 +102,11 @@ def assert_valid(value, schema, **keywords):
     assert not problems, "\n".join(problems)
 
 
-def kubernetes_schema(jar, kind):
-    schema = json.loads(member_of(FABRIC8.format(jar), "schema/kube-schema.json"))
-    (name,) = (each for each in schema["definitions"] if each.endswith(f"_{kind}"))
-    return {"$ref": f"#/definitions/{name}", "definitions": strict(schema["definitions"])}
+def kubernetes_schema(jar, version, kind):
+    definitions = json.loads(member_of(FABRIC8.format(jar), "schema/kube-schema.json"))["definitions"]
+    of_version = lambda name: definitions[name]["properties"]["apiVersion"].get("default") == version
+    (name,) = (each for each in definitions if each.endswith(f"_{kind}") and of_version(each))
+    return {"$ref": f"#/definitions/{name}", "definitions": strict(definitions)}
 
 
 def test_the_operator_accepts_the_cluster():
@@ -125,15 +126,14 @@ def test_the_operator_accepts_the_cluster():
     ids=["Job", "ConfigMap", "PersistentVolumeClaim"],
 )
 def test_kubernetes_accepts_the_other_documents(document, jar):
-    assert_valid(document, kubernetes_schema(jar, document["kind"]))
-    assert document["apiVersion"] == {"batch": "batch/v1", "core": "v1"}[jar]
+    assert_valid(document, kubernetes_schema(jar, document["apiVersion"], document["kind"]))
 
 
 def test_the_schemas_refuse_a_misspelled_key_anywhere_in_a_pod():
     job = json.loads(json.dumps(SUBMIT["Job"]))
     job["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
     with pytest.raises(AssertionError, match="volumeMount"):
-        assert_valid(job, kubernetes_schema("batch", "Job"))
+        assert_valid(job, kubernetes_schema("batch", "batch/v1", "Job"))
 
 
 def test_the_compose_file_follows_the_compose_specification():

@@ -165,8 +165,7 @@ def test_schedules_are_at_an_hour_that_no_change_of_the_clocks_skips_or_repeats(
 def test_kubernetes_accepts_the_documents(document, jar):
     from test_deploy_flink import assert_valid, kubernetes_schema
 
-    assert_valid(document, kubernetes_schema(jar, document["kind"]))
-    assert document["apiVersion"] == {"batch": "batch/v1", "core": "v1"}[jar]
+    assert_valid(document, kubernetes_schema(jar, document["apiVersion"], document["kind"]))
 
 
 @pytest.mark.flink
@@ -176,7 +175,7 @@ def test_the_schema_refuses_a_misspelled_key():
     wrong = json.loads(json.dumps(CRON_JOB))
     wrong["spec"]["jobTemplate"]["spec"]["podFailurePolicies"] = {}
     with pytest.raises(AssertionError, match="podFailurePolicies"):
-        assert_valid(wrong, kubernetes_schema("batch", "CronJob"))
+        assert_valid(wrong, kubernetes_schema("batch", "batch/v1", "CronJob"))
 
 
 def action(code):
