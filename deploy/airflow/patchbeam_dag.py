@@ -1,14 +1,16 @@
 """Builds a dataset every night with ``patchbeam build``, for Airflow 3. docs/schedules.md has the commands.
 
-patchbeam has an environment of its own, with Beam and TensorFlow; Airflow starts it as a program. Two variables of Airflow
-say what runs: ``patchbeam_program``, the path of ``patchbeam``, and ``patchbeam_configuration``, that of the YAML file.
+patchbeam has an environment of its own, with Beam and TensorFlow; Airflow starts it as a program. Two variables of
+Airflow say what runs: ``patchbeam_program``, the path of ``patchbeam``, and ``patchbeam_configuration``, that of the
+YAML file.
 
-The operators of Airflow's provider for Beam start a pipeline and, on Dataflow, stop listening once its job has a name. A
+The operators of Airflow's provider for Beam start a pipeline and, on Dataflow, stop listening once its job has an id. A
 build does more: it waits for the pipeline, and publishes. They also raise the same error for every exit code, and leave
 the program running when a task is stopped, so the operator here is one of our own.
 """
 
 import datetime
+import functools
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import DAG, BaseOperator
@@ -26,6 +28,10 @@ class PatchbeamOperator(BaseOperator):
         super().__init__(**keywords)
         self.command = command
 
+    @functools.cached_property
+    def _process(self):
+        return SubprocessHook()
+
     def execute(self, context):
         """Ends with the command.
 
@@ -34,7 +40,6 @@ class PatchbeamOperator(BaseOperator):
             AirflowException: for all others but 0, of which 75 says that another build has the output; a retry goes
                 on from the shards that are finished.
         """
-        self._process = SubprocessHook()
         code = self._process.run_command(self.command).exit_code
         if code in FINAL:
             raise AirflowFailException(f"patchbeam ended with exit code {code}: {FINAL[code]}; its last lines say more")
