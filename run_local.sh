@@ -49,7 +49,8 @@ case "${1:-}" in
         .venv/bin/ruff check .
         .venv/bin/ruff format --check .
         .venv/bin/mypy
-        .venv/bin/python -m pytest "${@:2}"
+        # A test file to each process: most of the time goes into single programs that start, and import TensorFlow.
+        .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "${@:2}"
         ;;
     heavy)
         set_up
