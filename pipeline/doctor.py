@@ -33,7 +33,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     """Looks at the environment and, with a configuration, at its input, output and device."""
     yield _python()
     yield from _packages()
-    for check in (_codecs, _java):
+    for check in (_codecs, _decoder, _java):
         yield check()
     yield _devices(config)
     if config and str(config.beam.get("runner", "")).lower() == "flinkrunner":
@@ -87,6 +87,31 @@ def _codecs() -> Finding:
     except Exception as error:  # whatever a broken installation raises
         return Finding("FAIL", "codecs", f"{encoding}: {error}; pip install --force-reinstall imagecodecs")
     return Finding("ok", "codecs", "PNG, JPEG and raw are written and read")
+
+
+def _decoder() -> Finding:
+    """Starts a process that decodes images, and has it read one."""
+    import numpy as np
+
+    from pipeline.elements import Unreadable
+    from pipeline.isolation import open_isolated
+    from pipeline.readers.converted import Choice
+    from transforms.encoding import encode_patch
+    from transforms.grid import Box
+
+    patch = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "image.png")
+        storage.write_bytes(path, encode_patch(patch, "png"))
+        try:
+            reader = open_isolated(path, Choice(), 60)
+            same = np.array_equal(reader.read(Box(0, 0, 4, 4)), patch)
+            reader.close()
+        except Unreadable as error:
+            return Finding("FAIL", "decoder", f"{error.message}; what it printed stands above")
+    if not same:
+        return Finding("FAIL", "decoder", "a PNG comes out as another; pip install --force-reinstall imagecodecs")
+    return Finding("ok", "decoder", "a process of its own reads a PNG")
 
 
 def _java() -> Finding:

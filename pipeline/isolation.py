@@ -194,7 +194,8 @@ class _Nursery:
         """A new decoder: the connection to it, and its process number.
 
         Raises:
-            Unreadable: ``missing_extra`` if there is no nursery; what it printed about that stands on the terminal.
+            Unreadable: ``missing_extra`` if the nursery does not start, what it printed about that stands on the
+                terminal; ``crashed`` if it was killed.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -203,6 +204,9 @@ class _Nursery:
                 send_handle(self._socket, theirs.fileno(), self.process.pid)
                 return Connection(ours.detach()), int(self._socket.recv_bytes())
         except (EOFError, OSError) as error:
+            if (status := self.process.wait()) < 0:
+                died = f"the process that decoders come from died of {signal.Signals(-status).name}"
+                raise Unreadable("crashed", died) from error
             raise Unreadable(
                 "missing_extra", "the process that decodes images does not start; patchbeam doctor says what is missing"
             ) from error

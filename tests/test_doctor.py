@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import doctor, flink
+from pipeline.elements import Unreadable
+from transforms.encoding import encode_patch
 
 
 def findings(config=None):
@@ -17,7 +19,7 @@ def test_a_healthy_machine_passes_every_check(tmp_path, make_config):
     (tmp_path / "a.png").write_bytes(b"x")
     config = make_config(input={"images": str(tmp_path / "*.png")}, output={"path": str(tmp_path / "out")})
     found = findings(config)
-    assert {"python", "packages", "codecs", "java", "device", "input", "output", "disk"} == found.keys()
+    assert {"python", "packages", "codecs", "decoder", "java", "device", "input", "output", "disk"} == found.keys()
     assert [f for f in found.values() if f.status == "FAIL"] == []
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -35,6 +37,18 @@ def test_a_missing_and_an_old_package_are_named_with_what_is_needed(monkeypatch)
     assert found.status == "FAIL"
     assert "imagecodecs missing, needed >=" in found.text and "numpy 1.0, needed >=2" in found.text
     assert "requirements.lock" in found.text
+
+
+def test_a_decoder_that_does_not_start_or_reads_nonsense_fails(monkeypatch):
+    def broken(*_):
+        raise Unreadable("missing_extra", "does not start")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.isolation.open_isolated", broken)
+        found = findings()["decoder"]
+    assert (found.status, found.text) == ("FAIL", "does not start; what it printed stands above")
+    monkeypatch.setattr("transforms.encoding.encode_patch", lambda patch, kind: encode_patch(patch[::-1], kind))
+    assert findings()["decoder"].status == "FAIL"
 
 
 def test_missing_java_is_a_note_only(monkeypatch):

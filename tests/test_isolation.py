@@ -249,3 +249,12 @@ def test_decoders_that_do_not_start_name_the_way_out(monkeypatch):
     with pytest.raises(Unreadable, match="patchbeam doctor says what is missing") as caught:
         isolated(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == "missing_extra"
+
+
+def test_a_nursery_that_was_killed_is_not_taken_for_a_missing_library(monkeypatch):
+    monkeypatch.setattr(isolation, "_START", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(isolation, "_nursery", None)
+    monkeypatch.setattr(isolation, "_idle", [])
+    with pytest.raises(Unreadable, match="the process that decoders come from died of SIGKILL") as caught:
+        isolated(SAMPLES / "photos/chelsea.png")
+    assert caught.value.reason == "crashed"
