@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -14,8 +13,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline import accounts, gates, lease, storage, sums, versions
-from pipeline.config import Config, ConfigError, Gates
-from pipeline.dataset import SHARDS, Dataset, open_dataset
+from pipeline.config import Config, Gates
+from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import FORMAT, PASSING, Previous, ShardPlan, files_of
 from pipeline.exits import Ended, Exit
 from pipeline.graphs import graphs_ahead
@@ -54,11 +53,18 @@ class Withdrawn(Ended):
 
 
 class Outcome(NamedTuple):
-    """How a build ended: the folder and manifest of the published version, and whether it was there already."""
+    """How a build ended.
+
+    Attributes:
+        folder, manifest: of the published version.
+        unchanged: whether it was published already.
+        built: whether this build made it; an earlier one may have, and died before it published.
+    """
 
     folder: str
     manifest: dict[str, Any]
-    unchanged: bool
+    unchanged: bool = False
+    built: bool = True
 
 
 def plan_flow(
@@ -149,7 +155,7 @@ def _build(
         counters = _run(config, options, folder, work, listing, previous, show)
         totals = _collect(folder, work)
         account = accounts.settle(folder, work, config, totals)
-        _check_budget(account, config, folder)
+        _check_budget(account, config, folder, counters)
         summarize(folder, config, totals, write_graphs)
     manifest = {
         "format": FORMAT,
@@ -168,7 +174,7 @@ def _build(
         "counters": counters,
         "files": _checksums(folder, totals),
     }
-    return Outcome(folder, versions.complete(out, name, manifest), unchanged=False)
+    return Outcome(folder, versions.complete(out, name, manifest))
 
 
 def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
@@ -177,9 +183,9 @@ def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
     Raises:
         gates.Held: if one of them does not let the version pass.
     """
-    out, (folder, manifest, _) = config.output.path, outcome
+    out, folder, manifest = config.output.path, outcome.folder, outcome.manifest
     name, latest = manifest["version"], versions.latest(out)
-    published = _comparable(versions.folder_of(out, latest)) if latest else None
+    published = versions.folder_of(out, latest) if latest else None
     verdicts = gates.judge(Dataset(folder, manifest, config), published, config.gates or Gates())
     manifest = versions.complete(out, name, manifest | {"gates": [verdict._asdict() for verdict in verdicts]})
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
@@ -189,15 +195,9 @@ def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
             f"{name} is complete, and held back:\n{reasons}\n"
             f"{stays}; patchbeam publish {out} {name} publishes it anyway",
             manifest,
+            outcome.built,
         )
     return outcome._replace(manifest=manifest)
-
-
-def _comparable(folder: str) -> Dataset | None:
-    """The published version, if it can be read."""
-    with contextlib.suppress(ConfigError):
-        return open_dataset(folder)
-    return None
 
 
 def _ready(config: Config, listing: Listing) -> Outcome | None:
@@ -220,7 +220,7 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
                 f"was published. patchbeam publish {out} {name} publishes it again"
             )
         if not PASSING & manifest["accounts"]["reasons"].keys():
-            return Outcome(folder, manifest, unchanged=False)
+            return Outcome(folder, manifest, built=False)
     return None
 
 
@@ -234,7 +234,7 @@ def unchanged(config: Config, listing: Listing) -> Outcome | None:
         return None
     if PASSING & manifest["accounts"]["reasons"].keys():
         return None  # what failed in passing is tried again
-    return Outcome(folder, manifest, unchanged=True)
+    return Outcome(folder, manifest, unchanged=True, built=False)
 
 
 def find_previous(config: Config, again: bool = False) -> Previous | None:
@@ -300,19 +300,22 @@ def _shard_files(totals: dict[str, sums.Sums]) -> set[str]:
     return {path for name in names for path in files_of(name)}
 
 
-def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> None:
+def _check_budget(account: accounts.Accounts, config: Config, folder: str, counters: dict[str, int]) -> None:
+    known = {"accounts": account._asdict(), "counters": counters}
     where = f"see {storage.join(folder, 'rejected.jsonl')}"
     reasons = ", ".join(f"{count} x {reason}" for reason, count in account.reasons.items())
     if not account.written:
         left_out = f", {account.filtered} patches filtered" if account.filtered else ""
         raise TooManyRejected(
-            f"no patch was written: {account.images} images, {reasons or 'no rejections'}{left_out}; {where}"
+            f"no patch was written: {account.images} images, {reasons or 'no rejections'}{left_out}; {where}",
+            known,
         )
     if account.images_rejected > account.allowed(config):
         raise TooManyRejected(
             f"{account.images_rejected} of {account.images} images have rejections ({reasons}), and max_rejected: "
             f"{config.max_rejected:g} allows {account.allowed(config)}; {where}. Nothing was published; after the "
-            "repair, or with a higher max_rejected, the same command takes over the shards that are finished"
+            "repair, or with a higher max_rejected, the same command takes over the shards that are finished",
+            known,
         )
 
 

@@ -20,7 +20,7 @@ import click
 
 from pipeline import __version__
 from pipeline.config import Config, load_config
-from pipeline.exits import Exit, explain
+from pipeline.exits import Ended, Exit, explain
 from pipeline.listing import check_inputs
 from pipeline.runs import Run, Telling, recorded
 from pipeline.version_commands import COMMANDS
@@ -109,9 +109,7 @@ def build(
         flags = [f"--runner={_RUNNERS[runner or 'flink']}"]
         flags += [f"--flink_master={flink_master}"] if flink_master else []
         arguments["beam_options"] = (*flags, *arguments["beam_options"])
-    with recorded("build", Telling(metrics_file, notify)) as run:
-        run.output = arguments["output"] or ""  # what is known of it before the configuration is read
-        _build(run, fresh=fresh, wait=wait, **arguments)
+    _build("build", Telling(metrics_file, notify), lambda run: _prepare(**arguments, run=run), fresh=fresh, wait=wait)
 
 
 @main.command()
@@ -132,13 +130,14 @@ def retry(
     """
     from pipeline.dataset import open_dataset
 
-    with recorded("retry", Telling(metrics_file, notify)) as run:
-        run.output = dataset
+    def prepare(run: Run) -> tuple[Config, Any]:
         built = open_dataset(dataset).manifest["config"]
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             json.dump(built, file)  # JSON is YAML
             file.flush()
-            _build(run, file.name, beam_options, overrides, (), dataset, retry=True)
+            return _prepare(file.name, beam_options, overrides, (), dataset, run)
+
+    _build("retry", Telling(metrics_file, notify), prepare, retry=True)
 
 
 @main.command()
@@ -251,29 +250,22 @@ def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _build(
-    run: Run,
-    config: str,
-    beam_options: tuple[str, ...],
-    overrides: tuple[str, ...],
-    images: tuple[str, ...],
-    output: str | None,
-    **how: bool,
-) -> None:
-    """Builds with a bar, prints what came of it, and fills in what is known of the run."""
-    checked, options = _prepare(config, beam_options, overrides, images, output, run)
-    from pipeline.build import build as build_dataset
-    from pipeline.gates import Held
-    from pipeline.progress import bar
-
+def _build(command: str, telling: Telling, prepare: Callable[[Run], tuple[Config, Any]], **how: bool) -> None:
+    """Builds with a bar, records the run, and prints what came of it."""
     try:
-        with bar() as show:
-            outcome = build_dataset(checked, options, show, **how)
-    except Held as held:
-        _print_outcome(held.manifest, False, checked)
+        with recorded(command, telling) as run:
+            config, options = prepare(run)
+            from pipeline.build import build as build_dataset
+            from pipeline.progress import bar
+
+            with bar() as show:
+                outcome = build_dataset(config, options, show, **how)
+            run.manifest, run.unchanged, run.built = outcome.manifest, outcome.unchanged, outcome.built
+    except Ended as ended:
+        if "version" in ended.manifest:  # complete, but not published
+            _print_outcome(ended.manifest, config, unchanged=False, built=ended.built)
         raise
-    run.manifest, run.unchanged = outcome.manifest, outcome.unchanged
-    _print_outcome(outcome.manifest, outcome.unchanged, checked)
+    _print_outcome(outcome.manifest, config, outcome.unchanged, outcome.built)
 
 
 def _prepare(
@@ -285,6 +277,8 @@ def _prepare(
     run: Run | None = None,
 ) -> tuple[Config, Any]:
     """The checked configuration and Beam's options; raises ConfigError before anything slow is imported."""
+    if run:
+        run.output = output or ""  # what is known before the configuration is read
     checked = load_config(config, overrides, images, output)
     if run:
         run.output = checked.output.path
@@ -302,7 +296,7 @@ def _prepare(
     return checked, options
 
 
-def _print_outcome(manifest: dict[str, Any], unchanged: bool, config: Config) -> None:
+def _print_outcome(manifest: dict[str, Any], config: Config, unchanged: bool, built: bool) -> None:
     account = manifest["accounts"]
     if unchanged:
         print(f"Nothing changed since {manifest['created']}: no pixel was read.")
@@ -319,23 +313,23 @@ def _print_outcome(manifest: dict[str, Any], unchanged: bool, config: Config) ->
         reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
         print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
     shards = sum(split["shards"] for split in manifest["splits"].values())
-    if reused and not unchanged:
+    if reused and built:
         print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
-    if (previous := manifest["previous"]) and not unchanged:
+    if (previous := manifest["previous"]) and built:
         print(f"copied    {taken_over} of {shards} shards, and {_copied(counters)} records, from {previous}")
         opened, pixels = counters.get("images_opened", 0), counters.get("pixels_decoded", 0)
         print(f"read      {opened:,} of {account['images']:,} images, {pixels / 1e6:,.1f} megapixels")
-    if busy := manifest["counters"].get("gpu_busy_ms"):
+    if (busy := manifest["counters"].get("gpu_busy_ms")) and built:
         wait, rate = manifest["counters"]["gpu_wait_ms"], manifest["counters"]["patches_written"] / busy * 1000
         print(f"gpu       busy {busy / 1e3:,.1f} s, {rate:,.0f} patches/s; waited for input {wait / 1e3:,.1f} s")
     if not manifest["splits"][config.training_split]["patches"]:
         print(
             f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"
         )
-    for sentence, gates in itertools.groupby(manifest["gates"], lambda gate: gate["sentence"]):
+    for sentence, gates in itertools.groupby(manifest.get("gates", ()), lambda gate: gate["sentence"]):
         print(f"gate      {', '.join(gate['gate'] for gate in gates)}: {sentence}")
     print(f"dataset   {folder_of(config.output.path, manifest['version'])}")
-    print(f"took      {manifest['seconds']} s" + (" when it was built" if unchanged else ""))
+    print(f"took      {manifest['seconds']} s" + ("" if built else " when it was built"))
     print(f"look      {_program()} inspect {config.output.path}")
 
 

@@ -749,7 +749,9 @@ def _set(values: dict, override: str) -> None:
 
 def _set_value(values: dict, keys: list[str], value: Any, said: str) -> None:
     for key in keys[:-1]:
-        values = values.setdefault(key, {})
+        if values.get(key) is None:
+            values[key] = {}
+        values = values[key]
         if not isinstance(values, dict):
             raise ConfigError(f"{said}: {key} holds {values!r}, which has no keys below it")
     values[keys[-1]] = value

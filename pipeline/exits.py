@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import errno
+from typing import Any
 
 import click
 
@@ -34,9 +35,19 @@ class Exit(enum.IntEnum):
 
 
 class Ended(RuntimeError):
-    """A command cannot end well, and its message says all there is to know: no traceback helps."""
+    """A command cannot end well, and its message says all there is to know: no traceback helps.
+
+    Attributes:
+        code: how the command ends.
+        manifest: what is known of the version, as in its manifest.
+        built: whether this run built it.
+    """
 
     code = Exit.FAILED
+
+    def __init__(self, message: str, manifest: dict[str, Any] | None = None, built: bool = True):
+        super().__init__(message)
+        self.manifest, self.built = manifest or {}, built
 
 
 def explain(error: BaseException) -> tuple[Exit, str | None]:

@@ -1,31 +1,33 @@
 """Gates: what a complete version has to pass before everybody reads it, each with a sentence.
 
-Where a gate compares, it does so with the version that is published; before the first there is nothing to compare with,
-and it passes.
+Where a gate compares, it does so with the version that is published. Before the first there is nothing to compare with,
+and it passes; one that cannot be read holds back.
 
 ===============================  =====================================================================================
 gate                             passes if
 ===============================  =====================================================================================
 verify                           every byte is as it was written, read again from the storage
-rejected                         no larger share of the images has rejections
+rejected                         at most this share of the images has rejections
 patches, patches_per_label       the number of patches of every split, or of every label of every split, divided by
                                  that of the published version, is within the bounds
-drift.mean                       no mean of a channel moved by more than so many standard deviations
-drift.std                        no standard deviation of a channel changed by more than this part of it
-drift.jensen_shannon_divergence  of no histogram of a channel from the published one, more, see ``pipeline.drift``
-drift.labels.*                   the same, and ``infinity_norm``, of the shares of the labels
+drift.mean                       the mean of every channel moved by at most so many standard deviations
+drift.std                        the standard deviation of every channel changed by at most this part of it
+drift.jensen_shannon_divergence  the histogram of every channel is at most so far from the published one
+drift.labels.*                   so are the shares of the labels; the distances are those of ``pipeline.drift``
 leakage                          no group and no file is in two splits; ``perceptual``: and no images that look alike
 ===============================  =====================================================================================
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pipeline import storage
 from pipeline.config import Bounds, Distances, Drift, Gates
-from pipeline.dataset import Dataset
+from pipeline.dataset import Dataset, open_dataset
+from pipeline.drift import LABEL, infinity_norm, jensen_shannon_divergence, to_proto
 from pipeline.exits import Ended, Exit
 from pipeline.parallel import cores
 
@@ -33,13 +35,9 @@ _SHOWN = 3
 
 
 class Held(Ended):
-    """A version is complete, and a gate holds it back; ``manifest`` is its manifest."""
+    """A version is complete, and a gate holds it back."""
 
     code = Exit.HELD
-
-    def __init__(self, message: str, manifest: dict[str, Any]):
-        super().__init__(message)
-        self.manifest = manifest
 
 
 class Verdict(NamedTuple):
@@ -58,12 +56,12 @@ class Verdict(NamedTuple):
     measured: dict[str, float]
 
 
-def judge(new: Dataset, published: Dataset | None, gates: Gates) -> list[Verdict]:
+def judge(new: Dataset, published: str | None, gates: Gates) -> list[Verdict]:
     """What the gates of a configuration say of a version.
 
     Args:
         new: complete, and not published.
-        published: the one that it would replace; None before the first.
+        published: folder of the one that it would replace; None before the first.
         gates: which, and how strict.
     """
     return [*_alone(new, gates), *_compared(new, published, gates)]
@@ -102,37 +100,45 @@ def _leakage(new: Dataset, perceptual: bool) -> Verdict:
     listing = storage.read_table(storage.join(new.folder, "inputs.parquet"))
     splits = [split for split, facts in new.manifest["splits"].items() if facts["images"]]
     looks = {split: leakage.look(new, split, cores()) for split in splits if perceptual and len(splits) > 1}
-    found = [
-        *leakage.find_groups(images),
-        *leakage.find_same_files(images, listing),
-        *leakage.find_alike(looks),
-    ]
+    leaks = itertools.chain(
+        leakage.find_groups(images), leakage.find_same_files(images, listing), leakage.find_alike(looks)
+    )
+    shown = [f"{leak.what}: {leak.here} and {leak.there}" for leak in itertools.islice(leaks, _SHOWN + 1)]
+    count = len(shown) + sum(1 for _ in leaks)
     unknown = sum(of_split.unknown for of_split in looks.values())
-    beside = f"; {unknown:,} images show too little of themselves in their patches to be compared" if unknown else ""
+    beside = f"; {unknown:,} images show too little in their patches to be compared" if unknown else ""
     said = f"{len(splits)} splits share no group and no image{beside}" if len(splits) > 1 else "all is in one split"
-    if found:
-        leaks = [f"{leak.what}: {leak.here} and {leak.there}" for leak in found]
-        said = f"{len(found):,} leaks between splits: {_some(leaks)}{beside}"
-    return Verdict("leakage", not found, said, {"leaks": len(found)})
+    if count:
+        said = f"{count:,} leaks between splits: {_some(shown)}{beside}"
+    return Verdict("leakage", not count, said, {"leaks": count})
 
 
 def _some(texts: list[str]) -> str:
     return "; ".join(texts[:_SHOWN]) + ("; ..." if len(texts) > _SHOWN else "")
 
 
-def _compared(new: Dataset, published: Dataset | None, gates: Gates) -> Iterator[Verdict]:
+def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Verdict]:
     counts = (("patches", gates.patches, _patches), ("patches_per_label", gates.patches_per_label, _labels))
     bounded = [(name, bounds, count) for name, bounds, count in counts if bounds]
     limits = list(_limits(gates))
-    if published is None:
-        for name in (name for name, *_ in (*bounded, *limits)):
-            yield Verdict(name, True, "nothing is published that it could be compared with", {})
+    names = [name for name, *_ in (*bounded, *limits)]
+    if not names:
         return
-    statistics = [of.statistics()["splits"] for of in (new, published)]
+    try:
+        old = open_dataset(published) if published else None
+    except ValueError as error:  # ConfigError, and what pydantic says of keys that are no more
+        problem = f"the published version cannot be read to be compared with: {str(error).splitlines()[0]}"
+        yield from (Verdict(name, False, problem, {}) for name in names)
+        return
+    if not old:
+        yield from (Verdict(name, True, "nothing is published that it could be compared with", {}) for name in names)
+        return
+    statistics = [of.statistics()["splits"] for of in (new, old)]
     for name, bounds, count in bounded:
         yield _within(name, bounds, *(dict(count(splits)) for splits in statistics))
+    height, width = new.config.patch.size
     for name, limit, distance in limits:
-        yield _near(name, limit, _distances(distance, *statistics))
+        yield _near(name, limit, _distances(distance, statistics[0], statistics[1], height * width))
 
 
 def _patches(splits: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -147,16 +153,17 @@ def _within(gate: str, bounds: Bounds, new: dict[str, int], old: dict[str, int])
     ratios = {name: new.get(name, 0) / count for name, count in old.items() if count}
     low, high = bounds.min or 0.0, float("inf") if bounds.max is None else bounds.max
     outside = [name for name, ratio in ratios.items() if not low <= ratio <= high]
-    between = f"{low:g} to {high:g} times the published"
-    said = f"{len(ratios):,} counts are {between}"
+    allowed = f"{low:g} to {high:g}" if bounds.max is not None else f"at least {low:g}"
+    said = f"{len(ratios):,} numbers are {allowed} times the published ones"
     if outside:
         told = [f"{name} {old[name]:,} -> {new.get(name, 0):,}, {ratios[name]:.4g} times" for name in outside]
-        said = f"not {between}: {_some(told)}"
+        said = f"{_some(told)}; {allowed} times is allowed"
     ends = sorted(ratios, key=lambda name: ratios[name])
     return Verdict(gate, not outside, said, {name: ratios[name] for name in (*ends[:1], *ends[-1:])})
 
 
-_Distance = Callable[[dict[str, Any], dict[str, Any]], Iterable[tuple[str, float]]]
+_Distance = Callable[[dict[str, Any], dict[str, Any], int], Iterable[tuple[str, float]]]
+_GONE = float("inf")
 
 
 def _limits(gates: Gates) -> Iterator[tuple[str, float, _Distance]]:
@@ -168,55 +175,56 @@ def _limits(gates: Gates) -> Iterator[tuple[str, float, _Distance]]:
         ("drift.std", drift.std, _by_channel(lambda new, old: (new["std"] - old["std"]) / (old["std"] or 1.0))),
         ("drift.jensen_shannon_divergence", drift.jensen_shannon_divergence, _divergence("channel")),
         ("drift.labels.infinity_norm", labels.infinity_norm, _infinity_norm),
-        ("drift.labels.jensen_shannon_divergence", labels.jensen_shannon_divergence, _divergence("label")),
+        ("drift.labels.jensen_shannon_divergence", labels.jensen_shannon_divergence, _divergence(LABEL)),
     ]
     return ((name, limit, distance) for name, limit, distance in every if limit is not None)
 
 
 def _by_channel(difference: Callable[[dict[str, float], dict[str, float]], float]) -> _Distance:
-    def distance(new: dict[str, Any], old: dict[str, Any]) -> Iterator[tuple[str, float]]:
-        for number, (a, b) in enumerate(zip(new["channels"], old["channels"])):
-            if a["count"] and b["count"]:
-                yield f"channel_{number}", abs(difference(a, b))
+    def distance(new: dict[str, Any], old: dict[str, Any], _: int) -> Iterator[tuple[str, float]]:
+        for number, (a, b) in enumerate(itertools.zip_longest(new["channels"], old["channels"])):
+            if b and b["count"]:
+                yield f"channel_{number}", abs(difference(a, b)) if a and a["count"] else _GONE
 
     return distance
 
 
-def _features(new: dict[str, Any], old: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Features that both have, by name."""
-    from pipeline.drift import to_proto
-
-    found = [{f.path.step[0]: f for f in to_proto("", one).features} for one in (new, old)]
-    return ((name, feature, found[1][name]) for name, feature in found[0].items() if name in found[1])
+def _features(new: dict[str, Any], old: dict[str, Any], pixels: int) -> Iterator[tuple[str, Any, Any]]:
+    """Features that the published version has, by name; the first is None where the new one does not have it."""
+    a, b = ({feature.path.step[0]: feature for feature in to_proto(one, pixels).features} for one in (new, old))
+    return ((name, a.get(name), feature) for name, feature in b.items())
 
 
 def _divergence(kind: str) -> _Distance:
-    from pipeline.drift import jensen_shannon_divergence
-
-    return lambda new, old: (
-        (name, jensen_shannon_divergence(a, b)) for name, a, b in _features(new, old) if name.startswith(kind)
+    return lambda new, old, pixels: (
+        (name, jensen_shannon_divergence(a, b) if a else _GONE)
+        for name, a, b in _features(new, old, pixels)
+        if name.startswith(kind)
     )
 
 
-def _infinity_norm(new: dict[str, Any], old: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    from pipeline.drift import LABEL, infinity_norm
-
-    for name, a, b in _features(new, old):
+def _infinity_norm(new: dict[str, Any], old: dict[str, Any], pixels: int) -> Iterator[tuple[str, float]]:
+    for name, a, b in _features(new, old, pixels):
         if name == LABEL:
-            value, label = infinity_norm(a, b)
-            yield f"label {label}", value
+            value, label = infinity_norm(a, b) if a else (_GONE, "")
+            yield f"{name} {label}".rstrip(), value
 
 
-def _distances(distance: _Distance, new: dict[str, Any], old: dict[str, Any]) -> dict[str, float]:
-    both = ((split, new[split], old[split]) for split in new if split in old)
-    return {f"{split}/{name}": value for split, a, b in both for name, value in distance(a, b)}
+def _distances(distance: _Distance, new: dict[str, Any], old: dict[str, Any], pixels: int) -> dict[str, float]:
+    """Of every split that has patches in the published version."""
+    found: dict[str, float] = {}
+    for split, b in old.items():
+        if split in new:
+            found |= {f"{split}/{name}": value for name, value in distance(new[split], b, pixels)}
+        elif b["patches"]:
+            found[split] = _GONE
+    return found
 
 
 def _near(gate: str, limit: float, distances: dict[str, float]) -> Verdict:
-    if not distances:
-        return Verdict(gate, True, "nothing is in both versions that could be compared", {})
     far = [name for name in sorted(distances, key=lambda name: -distances[name]) if distances[name] > limit]
-    said = f"at most {max(distances.values()):.4g}, {limit:g} is allowed"
+    said = f"at most {max(distances.values(), default=0):.4g}, {limit:g} is allowed"
     if far:
-        said = f"{_some([f'{name} moved by {distances[name]:.4g}' for name in far])}; {limit:g} is allowed"
-    return Verdict(gate, not far, said, distances)
+        told = [f"{name} is gone" if distances[name] == _GONE else f"{name} by {distances[name]:.4g}" for name in far]
+        said = f"moved too far: {_some(told)}; {limit:g} is allowed"
+    return Verdict(gate, not far, said, {name: value for name, value in distances.items() if value != _GONE})

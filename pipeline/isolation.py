@@ -37,6 +37,7 @@ from transforms.grid import Box
 
 # Processor time is limited by the decoder itself; this is for one that waits for ever without taking any.
 _WALL_PER_CPU = 5
+_DIES_S = 5.0  # from closing its sockets to its end
 # Shared memory for more than some windows, such as for a large photograph, is not kept.
 KEPT_MEMORY = 1 << 26
 _START = "import sys; sys.path[:] = {path!r}; from pipeline.decoder import nursery; nursery({fd})"
@@ -195,7 +196,7 @@ class _Nursery:
 
         Raises:
             Unreadable: ``missing_extra`` if the nursery does not start, what it printed about that stands on the
-                terminal; ``crashed`` if it was killed.
+                terminal; ``io_error``, which is tried again, if it was killed or this process can open no more files.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -204,9 +205,13 @@ class _Nursery:
                 send_handle(self._socket, theirs.fileno(), self.process.pid)
                 return Connection(ours.detach()), int(self._socket.recv_bytes())
         except (EOFError, OSError) as error:
-            if (status := self.process.wait()) < 0:
+            try:
+                status = self.process.wait(_DIES_S)
+            except subprocess.TimeoutExpired:  # it lives
+                raise Unreadable("io_error", f"no process to decode images can be started: {error}") from error
+            if status < 0:
                 died = f"the process that decoders come from died of {signal.Signals(-status).name}"
-                raise Unreadable("crashed", died) from error
+                raise Unreadable("io_error", died) from error
             raise Unreadable(
                 "missing_extra", "the process that decodes images does not start; patchbeam doctor says what is missing"
             ) from error

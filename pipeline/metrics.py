@@ -36,8 +36,8 @@ def format_metrics(entry: Mapping[str, Any], success: Mapping[str, Any] | None) 
         ("last_run_exit_code", _EXIT_HELP, _one(entry["exit_code"])),
         (
             "last_success_timestamp_seconds",
-            "When the last run ended that published, or found nothing changed.",
-            _one(_seconds(success["ended"]) if success else None),
+            "When the last run ended that published, or found nothing changed; 0 where none is known.",
+            _one(_seconds(success["ended"]) if success else 0),
         ),
         ("images", "Images of the version that the last run made or found.", _one(entry["images"])),
         ("images_rejected", "Images of it with rejections.", _one(entry["images_rejected"])),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pipeline import storage
-from pipeline.exits import Exit, explain
+from pipeline.exits import Ended, Exit, explain
 from pipeline.metrics import write_metrics
 
 FILE = "runs.jsonl"
@@ -40,14 +39,15 @@ class Run:
     Attributes:
         output: where it writes to, once the configuration says so.
         manifest: of the version that it made, or found unchanged.
-        unchanged: whether that was there already.
+        unchanged: whether that was published already.
+        built: whether this run built it.
     """
 
     def __init__(self, command: str):
         self.command, self.started = command, time.time()
         self.output = ""
         self.manifest: dict[str, Any] = {}
-        self.unchanged = False
+        self.unchanged, self.built = False, True
 
 
 class Telling(NamedTuple):
@@ -89,7 +89,9 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
     ``gates``, as in the manifest. What is not known is null, or empty.
     """
     code, reason = (Exit.DONE, None) if error is None else explain(error)
-    manifest = run.manifest or getattr(error, "manifest", {})
+    manifest, built = run.manifest, run.built
+    if isinstance(error, Ended):
+        manifest, built = error.manifest, error.built
     account, ended = manifest.get("accounts", {}), time.time()
     return {
         "command": run.command,
@@ -105,7 +107,7 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
         "images_rejected": account.get("images_rejected"),
         "patches": {split: facts["patches"] for split, facts in manifest.get("splits", {}).items()},
         "rejected": account.get("rejected"),
-        "counters": {} if run.unchanged else manifest.get("counters", {}),
+        "counters": manifest.get("counters", {}) if built else {},
         "gates": manifest.get("gates", []),
     }
 
@@ -123,8 +125,21 @@ def _record(entry: dict[str, Any], telling: Telling) -> None:
     if telling.notify:
         with _warning(f"--notify-command {telling.notify[0]}"):
             said = json.dumps(entry)
-            # No shell, and a command of the user's own; what it prints goes where warnings go.
-            subprocess.run(telling.notify, input=said, text=True, timeout=_NOTIFY_S, stdout=2, check=True)  # noqa: S603
+            _notify(telling.notify, said)
+
+
+def _notify(command: Sequence[str], said: str) -> None:
+    """Runs a command of the user's own, without a shell; what it prints goes where warnings go.
+
+    Raises:
+        OSError: if it fails. It does not name the arguments, which may be secret.
+    """
+    try:
+        done = subprocess.run(command, input=said, text=True, timeout=_NOTIFY_S, stdout=2)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise OSError(f"took longer than {_NOTIFY_S:g} s") from None
+    if done.returncode:
+        raise OSError(f"ended with {done.returncode}")
 
 
 @contextlib.contextmanager
@@ -136,28 +151,32 @@ def _warning(what: str) -> Iterator[None]:
 
 
 def add(entry: dict[str, Any]) -> None:
-    """Adds a line to ``runs.jsonl``; an output that is not there is not made for it.
+    """Adds a line to ``runs.jsonl``; nothing where no build has written yet, such as a folder named by mistake.
 
     Raises:
         OSError: if it cannot be written.
     """
     out = entry["output"]
-    if not out or (storage.is_local(out) and not os.path.isdir(out)):
-        return
     path = storage.join(out, FILE)
+    if not out or (storage.size(path) is None and not storage.folders_in(storage.join(out, "versions"))):
+        return
     for _ in range(_TRIES):
         found = storage.read_version(path)
-        content = (found.data if found else b"") + json.dumps(entry).encode() + b"\n"
+        before = found.data if found else b""
+        cut = before[-1:] not in (b"", b"\n")  # by somebody else: only whole files are written here
+        content = before + b"\n" * cut + json.dumps(entry).encode() + b"\n"
         if storage.write_if(path, content, found and found.version):
             return
     raise OSError(f"{path}: others write to it all the time")
 
 
 def read_runs(out: str) -> list[dict[str, Any]]:
-    """The runs that are noted in an output, from the first to the last."""
-    path = storage.join(out, FILE)
-    lines = storage.read_bytes(path).splitlines() if out and storage.size(path) is not None else []
-    return [json.loads(line) for line in lines if line.strip()]
+    """The runs that are noted in an output, from the first to the last; lines that are damaged are left out."""
+    path, found = storage.join(out, FILE), []
+    for line in storage.read_bytes(path).splitlines() if out and storage.size(path) is not None else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def last_success(out: str) -> dict[str, Any] | None:

@@ -51,9 +51,9 @@ def test_a_grid_of_patches_makes_the_picture_of_the_image():
 
 def test_the_bits_say_which_cell_is_darker():
     means = np.zeros(CELLS)
-    means[0] = [0, 1, 2, 1, 0, 0, 0, 0, 5]
+    means[:4] = [0, 1, 2, 1, 0, 0, 0, 0, 5]
     bits = int(fingerprint(means, np.ones(CELLS), CELLS))
-    assert f"{bits:064b}" == "11000001" + "0" * 56
+    assert f"{bits:064b}" == "11000001" * 4 + "0" * 32
 
 
 @pytest.mark.parametrize("hole", [0.0, 0.4])
@@ -62,6 +62,10 @@ def test_what_shows_too_little_or_nothing_has_none(hole):
     weights[3, 4] = hole
     assert fingerprint(np.random.default_rng(0).random(CELLS), weights, CELLS) is None
     assert fingerprint(np.full(CELLS, 7.0), np.ones(CELLS), CELLS) is None
+    one_thing = np.ones(CELLS)
+    one_thing[2:5, 3:6] = [[2, 5, 2], [5, 9, 5], [2, 5, 2]]
+    assert fingerprint(one_thing, np.ones(CELLS), CELLS) is None
+    assert fingerprint(np.arange(72.0).reshape(CELLS), np.ones(CELLS), CELLS) is None  # a gradient
 
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)

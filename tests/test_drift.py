@@ -17,13 +17,16 @@ def statistics(pixels=None, labels=None):
 
 
 def features(*args):
-    return {feature.path.step[0]: feature for feature in to_proto("train", statistics(*args)).features}
+    pixels = args[0]
+    count = 0 if pixels is None else pixels[..., 0].size
+    return {feature.path.step[0]: feature for feature in to_proto(statistics(*args) | {"patches": 1}, count).features}
 
 
 def of_histogram(edges, counts):
     described = {"edges": edges, "counts": counts}
     channel = {"count": sum(counts), "mean": 0, "std": 1, "min": 0, "max": 1, "quantiles": {"0.5": 0}}
-    return to_proto("", {"patches": 1, "labels": {}, "channels": [channel | {"histogram": described}]}).features[0]
+    split = {"patches": 1, "labels": {}, "channels": [channel | {"histogram": described}]}
+    return to_proto(split, sum(counts)).features[0]
 
 
 def test_the_protos_hold_the_statistics():
@@ -87,6 +90,25 @@ def test_labels_by_hand():
     assert infinity_norm(one, other) == (0.5, "cow")
     expected = jensenshannon([0.75, 0, 0.25], [0.5, 0.5, 0], base=2) ** 2
     assert jensen_shannon_divergence(one, other) == pytest.approx(expected)
+
+
+def test_missing_values_are_a_bin_of_both():
+    pixels = np.random.default_rng(3).normal(0, 1, (1, 50, 50, 1)).astype(np.float32)
+    half = pixels.copy()
+    half[:, :25] = np.nan
+    one, other = (features(values)["channel_0"] for values in (pixels, half))
+    assert other.num_stats.histograms[0].num_nan == 25 * 50
+    assert jensen_shannon_divergence(other, other) == 0
+    expected = jensenshannon([1, 0], [0.5, 0.5], base=2) ** 2  # if the values themselves were alike
+    assert jensen_shannon_divergence(one, other) == pytest.approx(expected, abs=0.05)
+
+
+def test_one_pixel_beside_a_value_that_many_have_moves_nothing():
+    pixels = np.random.default_rng(4).normal(1000, 50, (1, 200, 200, 1)).astype(np.float32)
+    pixels[:, :100] = 0
+    other = pixels.copy()
+    other[0, 150, 150] = 400
+    assert jensen_shannon_divergence(*(features(values)["channel_0"] for values in (pixels, other))) < 0.01
 
 
 def test_a_channel_without_pixels_has_no_feature():

@@ -15,12 +15,13 @@ from test_build import configure, run
 from pipeline import gates, history, lease, storage, versions
 from pipeline.config import Config, Gates
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.elements import shard_file
+from pipeline.elements import FORMAT, shard_file
 from pipeline.gates import Held, judge
 from pipeline.leakage import find_groups, find_same_files
 from pipeline.verify import verify
 from transforms import moments
 
+NAME = "20260101T000000Z-abababab"
 PHOTOS = pathlib.Path(__file__).parent.parent / "samples/photos"
 rng = np.random.default_rng(0)
 
@@ -35,15 +36,21 @@ def no_graphs():
 def version(folder, patches=100, labels=None, pixels=None, images=10, rejected=0):
     """What the gates read of a version, with one split."""
     channels = moments.describe(moments.measure(pixels)) if pixels is not None else []
+    patches = len(pixels) if pixels is not None else patches
     split = {"patches": patches, "labels": labels or {}, "channels": channels}
+    out, folder = str(folder), versions.folder_of(str(folder), NAME)
     storage.write_bytes(f"{folder}/statistics.json", json.dumps({"splits": {"train": split}}).encode())
-    config = Config.model_validate({"input": {"images": "a"}, "output": {"path": "b"}})
+    size = list(pixels.shape[1:3]) if pixels is not None else 256
+    config = Config.model_validate({"input": {"images": "a"}, "output": {"path": "b"}, "patch": {"size": size}})
     account = {"images": images, "images_rejected": rejected}
-    return Dataset(str(folder), {"accounts": account, "splits": {"train": {"images": images}}}, config)
+    manifest = {"accounts": account, "splits": {"train": {"images": images}}, "format": FORMAT}
+    manifest["config"] = config.model_dump(mode="json")
+    return Dataset(folder, versions.complete(out, NAME, manifest), config)
 
 
 def verdicts(new, published, **strict):
-    return {verdict.gate: verdict for verdict in judge(new, published, Gates.model_validate(strict))}
+    old = published.folder if published else None
+    return {verdict.gate: verdict for verdict in judge(new, old, Gates.model_validate(strict))}
 
 
 def test_no_gates_say_nothing(tmp_path):
@@ -81,7 +88,7 @@ def test_labels_that_shrink_or_are_gone_are_named(tmp_path):
     found = verdicts(new, old, patches_per_label={"min": 0.6})["patches_per_label"]
     assert not found.passed
     assert found.sentence == (
-        "not 0.6 to inf times the published: train/dog 40 -> 20, 0.5 times; train/cow 10 -> 0, 0 times"
+        "train/dog 40 -> 20, 0.5 times; train/cow 10 -> 0, 0 times; at least 0.6 times is allowed"
     )
     assert found.measured == {"train/cow": 0, "train/cat": 1}
 
@@ -100,7 +107,7 @@ def test_drift_of_pixels(tmp_path):
     }
     expected = 10 / pixels[..., 1].std()
     assert found["drift.mean"].measured == pytest.approx({"train/channel_0": 0, "train/channel_1": expected})
-    assert found["drift.mean"].sentence == f"train/channel_1 moved by {expected:.4g}; 0.1 is allowed"
+    assert found["drift.mean"].sentence == f"moved too far: train/channel_1 by {expected:.4g}; 0.1 is allowed"
     assert found["drift.std"].measured == pytest.approx({"train/channel_0": 0, "train/channel_1": 0}, abs=1e-9)
 
 
@@ -113,6 +120,42 @@ def test_drift_of_labels(tmp_path):
         True,
     )
     assert list(found["drift.labels.infinity_norm"].measured.values()) == pytest.approx([0.2])
+
+
+DRIFT = {"mean": 0.5, "std": 0.5, "jensen_shannon_divergence": 0.5, "labels": {"infinity_norm": 0.5}}
+
+
+def test_what_is_gone_does_not_pass(tmp_path):
+    pixels = rng.normal(0, 1, (2, 16, 16, 2)).astype(np.float32)
+    half = pixels.copy()
+    half[..., 1] = np.nan
+    old, new = version(tmp_path / "old", 2, {"a": 2}, pixels), version(tmp_path / "new", 2, {}, half)
+    found = verdicts(new, old, drift=DRIFT)
+    assert [verdict.passed for verdict in found.values()] == [False] * 4
+    assert found["drift.mean"].sentence == "moved too far: train/channel_1 is gone; 0.5 is allowed"
+    assert found["drift.labels.infinity_norm"].sentence == "moved too far: train/label is gone; 0.5 is allowed"
+    json.dumps([verdict._asdict() for verdict in found.values()], allow_nan=False)
+    new.manifest["splits"]["train"]["images"] = 0
+    storage.write_bytes(f"{new.folder}/statistics.json", json.dumps({"splits": {}}).encode())
+    assert {verdict.sentence for verdict in verdicts(new, old, drift=DRIFT).values()} == {
+        "moved too far: train is gone; 0.5 is allowed"
+    }
+
+
+def test_a_published_version_that_cannot_be_read_holds_back(tmp_path):
+    new, old = version(tmp_path / "new"), version(tmp_path / "old")
+    manifest = json.loads(storage.read_bytes(f"{old.folder}/manifest.json"))
+    manifest["accounts"]["images"] = 11
+    storage.write_bytes(f"{old.folder}/manifest.json", json.dumps(manifest).encode())
+    (verdict,) = verdicts(new, old, patches={"min": 0.1}).values()
+    assert not verdict.passed
+    assert "the published version cannot be read to be compared with: " in verdict.sentence
+    assert verdicts(new, old, rejected=1)["rejected"].passed
+
+    del manifest["checksum"]
+    manifest["config"]["a_key_that_is_no_more"] = 1
+    versions.complete(str(tmp_path / "old"), NAME, manifest)
+    assert not verdicts(new, old, patches={"min": 0.1})["patches"].passed
 
 
 def test_the_first_version_has_nothing_to_be_compared_with(tmp_path):
@@ -187,7 +230,7 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     with pytest.raises(Held) as caught:
         run(config)
     name = caught.value.manifest["version"]
-    assert str(caught.value).startswith(f"{name} is complete, and held back:\n  drift.mean: t")
+    assert str(caught.value).startswith(f"{name} is complete, and held back:\n  drift.mean: moved too far: t")
     assert str(caught.value).endswith(
         f"\n{first.manifest['version']} stays published; patchbeam publish {out} {name} publishes it anyway"
     )
@@ -197,8 +240,9 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     assert [verdict["gate"] for verdict in held_back.manifest["gates"] if not verdict["passed"]] == ["drift.mean"]
     assert history.describe_versions(out).endswith("held back: drift.mean")
 
-    with pytest.raises(Held):  # nothing is built again, and nothing forgotten
+    with pytest.raises(Held) as again:  # nothing is built again, and nothing forgotten
         run(config)
+    assert (caught.value.built, again.value.built) == (True, False)
     assert [entry.name for entry in history.list_versions(out)] == [first.manifest["version"], name]
 
     with lease.hold(out) as held:
@@ -213,6 +257,7 @@ def test_gates_that_are_loosened_let_a_version_pass_without_building_it_again(im
     with pytest.raises(Held) as caught:
         run(config)
     passed = run(configure(images, tmp_path / "out", gates={"drift": {"mean": 10}}))
+    assert not passed.built
     assert passed.manifest["version"] == caught.value.manifest["version"] == versions.latest(config.output.path)
     assert [(verdict["gate"], verdict["passed"]) for verdict in passed.manifest["gates"]] == [("drift.mean", True)]
     assert open_dataset(config.output.path).manifest == passed.manifest
@@ -226,7 +271,8 @@ def test_a_build_that_died_before_the_gates_is_asked_by_the_next_one(images, tmp
         patch.setattr("pipeline.gates.judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    assert len(versions.complete_versions(config.output.path)) == 2
+    _, name = versions.complete_versions(config.output.path)
+    assert "gates" not in open_dataset(config.output.path, name).manifest
     with pytest.raises(Held):
         run(config)
 
@@ -275,7 +321,7 @@ def test_images_that_look_alike_in_two_splits(tmp_path):
     (verdict,) = caught.value.manifest["gates"]
     assert verdict["measured"] == {"leaks": len(photos) // 2}
     assert "looks alike: 1.png in train and 1-again.jpg in test" in verdict["sentence"]
-    assert verdict["sentence"].endswith("; 1 images show too little of themselves in their patches to be compared")
+    assert verdict["sentence"].endswith("; 1 images show too little in their patches to be compared")
     assert verdicts(open_dataset(str(tmp_path / "out"), caught.value.manifest["version"]), None, leakage="exact")[
         "leakage"
     ].passed

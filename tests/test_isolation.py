@@ -257,4 +257,22 @@ def test_a_nursery_that_was_killed_is_not_taken_for_a_missing_library(monkeypatc
     monkeypatch.setattr(isolation, "_idle", [])
     with pytest.raises(Unreadable, match="the process that decoders come from died of SIGKILL") as caught:
         isolated(SAMPLES / "photos/chelsea.png")
-    assert caught.value.reason == "crashed"
+    assert caught.value.reason == "io_error"
+
+
+def test_a_nursery_that_lives_is_not_waited_for(monkeypatch):
+    """As where this process has no descriptors left."""
+
+    def full(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(isolation, "send_handle", full)
+    monkeypatch.setattr(isolation, "_DIES_S", 0.1)
+    monkeypatch.setattr(isolation, "_nursery", None)
+    monkeypatch.setattr(isolation, "_idle", [])
+    with pytest.raises(
+        Unreadable, match=r"no process to decode images can be started: .*Too many open files"
+    ) as caught:
+        isolated(SAMPLES / "photos/chelsea.png")
+    assert caught.value.reason == "io_error"
+    isolation._nursery.process.kill()

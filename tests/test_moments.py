@@ -120,7 +120,7 @@ def test_the_histogram_counts_the_pixels_between_its_edges(dtype):
 
         assert counts == expected.tolist()
         assert sum(counts) == description["count"] == 37 * 29
-        assert len(counts) <= 256
+        assert len(counts) <= 256 + 2 * 64
 
 
 def test_the_histogram_of_integers_has_256_bins_of_equal_width():
@@ -142,7 +142,8 @@ def test_negative_numbers_are_counted_in_numerical_order():
     pixels = np.array([3, -1, 0, -200, 7, -0.5, 1e-20, -1e20], np.float32)[:, None, None]
     edges = describe(measure(pixels))[0]["histogram"]["edges"]
 
-    assert np.searchsorted(edges, np.sort(pixels.ravel()), side="right").tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    # Each of these few values is that of many, and has a narrow bin of its own: between two of them is one for the rest.
+    assert np.searchsorted(edges, np.sort(pixels.ravel()), side="right").tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
     assert describe(measure(pixels))[0]["quantiles"]["0.5"] == pytest.approx(-0.5, rel=2**-7)
 
 

@@ -32,7 +32,7 @@ MANIFEST = {
     ],
 }
 ERRORS = [
-    (TooManyRejected("x"), Exit.REJECTED, "rejected"),
+    (TooManyRejected("x", {name: MANIFEST[name] for name in ("accounts", "counters")}), Exit.REJECTED, "rejected"),
     (Held("x", MANIFEST), Exit.HELD, "held"),
     (Withdrawn("x"), Exit.HELD, "held"),
     (ConfigError("x"), Exit.USAGE, "usage"),
@@ -47,7 +47,7 @@ ERRORS = [
 
 @pytest.fixture
 def out(tmp_path):
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out/versions/one").mkdir(parents=True)
     return str(tmp_path / "out")
 
 
@@ -58,7 +58,7 @@ def record(out, error=None, unchanged=False, **telling):
             run.output = out
             if error:
                 raise error
-            run.manifest, run.unchanged = MANIFEST, unchanged
+            run.manifest, run.unchanged, run.built = MANIFEST, unchanged, not unchanged
     except BaseException as raised:
         assert raised is error
     return read_runs(out)[-1]
@@ -70,6 +70,8 @@ def test_every_ending_has_its_line(out, error, code, outcome):
     assert (line["exit_code"], line["outcome"]) == (code, outcome)
     assert line["reason"]
     assert line["version"] == (MANIFEST["version"] if isinstance(error, Held) else None)
+    if isinstance(error, TooManyRejected):
+        assert (line["images"], line["images_rejected"], line["counters"]) == (5, 1, MANIFEST["counters"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["started"])
     assert line["started"] <= line["ended"]
 
@@ -91,11 +93,30 @@ def test_errors_of_the_program_show_their_traceback_and_others_a_sentence():
     assert explain(click.BadParameter("no")) == (Exit.USAGE, "Invalid value: no")
 
 
-def test_an_output_that_is_not_there_is_not_made(tmp_path):
+def test_what_an_earlier_run_did_is_not_counted_again(out):
+    with pytest.raises(Held), recorded("build", Telling()) as run:
+        run.output = out
+        raise Held("x", MANIFEST, built=False)
+    (line,) = read_runs(out)
+    assert (line["version"], line["counters"]) == (MANIFEST["version"], {})
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_no_dataset_is_left_alone(tmp_path, there):
+    if there:
+        (tmp_path / "typo").mkdir()
     with pytest.raises(ConfigError), recorded("build", Telling()) as run:
         run.output = str(tmp_path / "typo")
         raise ConfigError("x")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["typo"] * there
+
+
+def test_a_line_that_was_cut_costs_itself(out, tmp_path):
+    storage.write_bytes(f"{out}/runs.jsonl", b'{"command": "bui')
+    record(out, metrics_file=str(tmp_path / "m.prom"))
+    assert [run["outcome"] for run in read_runs(out)] == ["published"]
+    assert len(storage.read_bytes(f"{out}/runs.jsonl").splitlines()) == 2
+    assert (tmp_path / "m.prom").exists()
 
 
 def test_runs_that_end_at_the_same_time_lose_no_line(out):
@@ -106,12 +127,12 @@ def test_runs_that_end_at_the_same_time_lose_no_line(out):
 
 def test_what_cannot_be_written_or_run_is_a_warning(out, capfd):
     storage.write_bytes(f"{out}/file", b"")
-    line = record(out, metrics_file=f"{out}/file/x.prom", notify=["false"])
+    line = record(out, metrics_file=f"{out}/file/x.prom", notify=["sh", "-c", "exit 7", "a secret"])
     assert line["exit_code"] == 0
     warned = capfd.readouterr().err
     assert "patchbeam: warning: " in warned
     assert "x.prom" in warned
-    assert "patchbeam: warning: --notify-command false: " in warned
+    assert warned.endswith("patchbeam: warning: --notify-command sh: ended with 7\n")
 
 
 def test_the_command_gets_the_line_and_no_shell(out, tmp_path):
@@ -165,7 +186,9 @@ def test_a_configuration_that_is_wrong_is_told_too(tmp_path):
     path = tmp_path / "m.prom"
     with pytest.raises(ConfigError), recorded("build", Telling(str(path))):
         raise ConfigError("x")
-    assert metrics(path.read_text())["patchbeam_last_run_exit_code"] == {(): 64}
+    found = metrics(path.read_text())
+    assert found["patchbeam_last_run_exit_code"] == {(): 64}
+    assert found["patchbeam_last_success_timestamp_seconds"] == {(): 0}  # old enough for an alert
 
 
 def test_the_document_names_every_metric_and_every_key(out):

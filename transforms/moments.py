@@ -20,6 +20,7 @@ from PIL import Image
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS = {"uint8": 256, "uint16": 65536, "float32": 65536}
 _REPORT_BINS = 256
+_SPIKES = 64  # at most so many values have bins of their own
 _PACKED = struct.Struct("<IB")  # number of distinct values, bytes of each count
 _BESIDE = ("mean", "m2", "low", "high")  # what floats have beside their histogram
 
@@ -121,8 +122,8 @@ def describe(moments: Moments) -> list[dict]:
     Keys: ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the smallest
     value that at least this fraction of pixels does not exceed, NumPy's ``inverted_cdf``; exact for integers, for
     floats the lower edge of its bin, within the minimum and maximum) and ``histogram`` with at most 256 ``counts``
-    between ``edges``: bins of equal width for integers, of about equal population for floats. Without pixels everything
-    but the count is null.
+    between ``edges``: bins of equal width for integers; for floats of about equal population, and up to 128 more
+    where many pixels have one value. Without pixels everything but the count is null.
     """
     moments = finished(moments)
     edges = _edges(moments.dtype)
@@ -159,7 +160,10 @@ def _report_starts(counts: np.ndarray, dtype: str) -> np.ndarray:
     seen = np.flatnonzero(counts)
     before = np.cumsum(counts[seen]) - counts[seen]
     _, first = np.unique(before * _REPORT_BINS // counts.sum(), return_index=True)
-    return seen[first]
+    # A value that many pixels have, such as 0 where nothing was measured, is a bin of its own and as narrow as it is.
+    many = seen[counts[seen] * _SPIKES >= counts.sum()]
+    starts = np.unique(np.concatenate([seen[first], many, many + 1]))
+    return starts[starts <= seen[-1]]
 
 
 def _float_bin(values: np.ndarray) -> np.ndarray:
