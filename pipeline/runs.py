@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import random
 import subprocess
 import sys
 import time
@@ -160,7 +161,8 @@ def add(entry: dict[str, Any]) -> None:
     path = storage.join(out, FILE)
     if not out or (storage.size(path) is None and not storage.folders_in(storage.join(out, "versions"))):
         return
-    for _ in range(_TRIES):
+    for number in range(_TRIES):
+        time.sleep(random.random() * number / 50)  # noqa: S311: so that several do not come at once again
         found = storage.read_version(path)
         before = found.data if found else b""
         cut = before[-1:] not in (b"", b"\n")  # by somebody else: only whole files are written here

@@ -270,9 +270,7 @@ def test_a_nursery_that_lives_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(isolation, "_DIES_S", 0.1)
     monkeypatch.setattr(isolation, "_nursery", None)
     monkeypatch.setattr(isolation, "_idle", [])
-    with pytest.raises(
-        Unreadable, match=r"no process to decode images can be started: .*Too many open files"
-    ) as caught:
+    with pytest.raises(Unreadable, match=r"no process .* can be started: .*Too many open files") as caught:
         isolated(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == "io_error"
     isolation._nursery.process.kill()

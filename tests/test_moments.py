@@ -142,7 +142,7 @@ def test_negative_numbers_are_counted_in_numerical_order():
     pixels = np.array([3, -1, 0, -200, 7, -0.5, 1e-20, -1e20], np.float32)[:, None, None]
     edges = describe(measure(pixels))[0]["histogram"]["edges"]
 
-    # Each of these few values is that of many, and has a narrow bin of its own: between two of them is one for the rest.
+    # Each of these few values is that of many, with a narrow bin of its own: between two of them is one for the rest.
     assert np.searchsorted(edges, np.sort(pixels.ravel()), side="right").tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
     assert describe(measure(pixels))[0]["quantiles"]["0.5"] == pytest.approx(-0.5, rel=2**-7)
 
