@@ -162,7 +162,7 @@ def add(entry: dict[str, Any]) -> None:
     if not out or (storage.size(path) is None and not storage.folders_in(storage.join(out, "versions"))):
         return
     for number in range(_TRIES):
-        time.sleep(random.random() * number / 50)  # noqa: S311: so that several do not come at once again
+        time.sleep(random.random() * number / 50)  # noqa: S311 not all at once again
         found = storage.read_version(path)
         before = found.data if found else b""
         cut = before[-1:] not in (b"", b"\n")  # by somebody else: only whole files are written here
