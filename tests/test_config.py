@@ -841,3 +841,8 @@ def test_neither_beam_nor_tensorflow_is_imported_to_check_a_configuration():
     code = "import sys, pipeline.cli; print(sorted({'apache_beam', 'tensorflow'} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
+
+
+def test_keys_below_a_section_that_was_left_empty_can_be_set(tmp_path):
+    config = load_config(write(tmp_path, MINIMAL + "gates: null\n"), ["gates.drift.labels.infinity_norm=0.5"])
+    assert config.gates.drift.labels.infinity_norm == 0.5
