@@ -3,18 +3,21 @@
     python benchmarks/planning.py images 1000000
     python benchmarks/planning.py pixels 200000
 
-Prints seconds and the peak of the resident memory of each step, and how evenly the patches are spread over the shards.
+Prints seconds and the peak of the resident memory of all processes in each step, and how evenly the patches are spread
+over the shards.
 """
 
+import contextlib
 import json
 import os
-import resource
 import sys
 import tempfile
+import threading
 import time
 import types
 
 import apache_beam as beam
+import psutil
 
 from pipeline import headers, listing, storage
 from pipeline.build import plan_flow
@@ -46,16 +49,41 @@ def pretend(side):
     """Every file is there; its header says ``side`` x ``side`` in tiles, or, without one, a photograph of some size."""
     storage.fingerprints = lambda uris: ["1-1"] * len(uris)
 
-    def open_image(uri, *_):
+    def open_to_scale(uri, *_):
         height, width = (side, side) if side else (400 + digest("h", uri) % 800, 400 + digest("w", uri) % 800)
         layout = Layout(height, width, 3, "uint8", *((256, 256) if side else (height, width)))
         return types.SimpleNamespace(layout=layout, close=lambda: None)
 
-    headers.open_image = open_image
+    headers.open_to_scale = open_to_scale
 
 
-def peak():
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+def resident():
+    """Bytes of this process and those that it started."""
+    total = 0
+    for one in [process := psutil.Process(), *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += one.memory_info().rss
+    return total
+
+
+@contextlib.contextmanager
+def measured(what):
+    """Prints the seconds of the block and its peak of memory, looked at ten times a second."""
+    peak, stop, start = resident(), threading.Event(), time.perf_counter()
+
+    def look():
+        nonlocal peak
+        while not stop.wait(0.1):
+            peak = max(peak, resident())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    print(f"{what:<10}{time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB", flush=True)
 
 
 def patches_of(plan, config):
@@ -66,17 +94,17 @@ def main(kind, number, flags):
     pretend(number if kind == "pixels" else 0)
     with tempfile.TemporaryDirectory() as folder:
         write_manifest(f"{folder}/m.csv", number if kind == "images" else 1)
-        print(f"{number:,} {kind}; at the start {peak()}")
-        start = time.perf_counter()
-        config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
-        print(f"listing   {time.perf_counter() - start:.1f} s, peak {peak()}, table {len(found.table) / 1e6:.1f} MB")
-        storage.write_bytes(f"{folder}/inputs.parquet", found.table)
-        start, options = time.perf_counter(), parse_options(flags)
+        print(f"{number:,} {kind}; at the start {resident() / 1e9:.2f} GB")
+        with measured("listing"):
+            config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
+            storage.write_bytes(f"{folder}/inputs.parquet", found.table)
+        options = parse_options(flags)
         p = beam.Pipeline(runner=make_runner(options), options=options)
         plans = plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
         plans | beam.Map(patches_of, config) | beam.io.WriteToText(f"{folder}/counts")
-        p.run().wait_until_finish()
-        print(f"plan      {time.perf_counter() - start:.1f} s, peak {peak()}, {read_plan(folder)}")
+        with measured("plan"):
+            p.run().wait_until_finish()
+        print(read_plan(folder))
         lines = [line for name in os.listdir(folder) if name.startswith("counts") for line in open(f"{folder}/{name}")]
         for split in config.splits:
             counts = [count for name, count in map(json.loads, lines) if name == split]
