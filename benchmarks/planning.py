@@ -8,7 +8,6 @@ over the shards.
 """
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pipeline import headers, listing, storage
 from pipeline.build import plan_flow
 from pipeline.config import Config
 from pipeline.elements import digest
-from pipeline.plan import grid_of, read_plan
+from pipeline.plan import largest_to_mean, read_plan
 from pipeline.readers import Layout
 from pipeline.runners import make_runner, parse_options
 
@@ -50,7 +49,8 @@ def pretend(side):
     storage.fingerprints = lambda uris: ["1-1"] * len(uris)
 
     def open_to_scale(uri, *_):
-        height, width = (side, side) if side else (400 + digest("h", uri) % 800, 400 + digest("w", uri) % 800)
+        name = os.path.basename(uri)
+        height, width = (side, side) if side else (400 + digest("h", name) % 800, 400 + digest("w", name) % 800)
         layout = Layout(height, width, 3, "uint8", *((256, 256) if side else (height, width)))
         return types.SimpleNamespace(layout=layout, close=lambda: None)
 
@@ -86,10 +86,6 @@ def measured(what):
     print(f"{what:<10}{time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB", flush=True)
 
 
-def patches_of(plan, config):
-    return json.dumps([plan.split, sum(grid_of(r.image, config).cells(r.area).count for r in plan.regions)])
-
-
 def main(kind, number, flags):
     pretend(number if kind == "pixels" else 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,21 +93,14 @@ def main(kind, number, flags):
         print(f"{number:,} {kind}; at the start {resident() / 1e9:.2f} GB")
         with measured("listing"):
             config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
-            storage.write_bytes(f"{folder}/inputs.parquet", found.table)
+            found.save(f"{folder}/inputs.parquet")
         options = parse_options(flags)
         p = beam.Pipeline(runner=make_runner(options), options=options)
-        plans = plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
-        plans | beam.Map(patches_of, config) | beam.io.WriteToText(f"{folder}/counts")
+        plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
         with measured("plan"):
             p.run().wait_until_finish()
-        print(read_plan(folder))
-        lines = [line for name in os.listdir(folder) if name.startswith("counts") for line in open(f"{folder}/{name}")]
-        for split in config.splits:
-            counts = [count for name, count in map(json.loads, lines) if name == split]
-            mean = sum(counts) / len(counts)
-            if mean:
-                uneven = max(counts) / mean
-                print(f"{split:<10}{len(counts)} shards, {mean:.0f} patches in the mean, largest/mean {uneven:.3f}")
+        for split, facts in read_plan(folder).items():
+            print(f"{split:<10}{facts}, largest/mean {largest_to_mean(folder, split, facts):.3f}")
 
 
 if __name__ == "__main__":
