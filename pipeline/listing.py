@@ -21,6 +21,7 @@ from pipeline.rasters import with_raster_fingerprints
 
 _BATCH = 10_000
 _SLICES = 128
+_IMAGES_PER_SLICE = (16, 1 << 14)
 
 
 class Listing(NamedTuple):
@@ -65,7 +66,8 @@ def slices_of(images: int) -> list[Slice]:
     >>> [tuple(each) for each in slices_of(40)]
     [(0, 3, 0, 16), (1, 3, 16, 32), (2, 3, 32, 40)]
     """
-    rows = min(1 << 14, max(16, -(-images // _SLICES)))
+    at_least, at_most = _IMAGES_PER_SLICE
+    rows = min(at_most, max(at_least, -(-images // _SLICES)))
     of = max(1, -(-images // rows))
     return [Slice(number, of, number * rows, min(images, (number + 1) * rows)) for number in range(of)]
 

@@ -24,6 +24,7 @@ from pipeline.build import TooManyRejected, build
 from pipeline.config import Config, ConfigError
 from pipeline.dataset import open_dataset
 from pipeline.elements import Unreadable
+from pipeline.listing import slices_of
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 
@@ -262,8 +263,9 @@ def test_bytes_depend_on_the_images_and_the_configuration_alone(images, tmp_path
         ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
     )
     assert checksums(processes.folder) == expected
-    read_listing = building.read_listing
-    monkeypatch.setattr(building, "read_listing", lambda uri: reversed(list(read_listing(uri))))
+    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (2, 2))
+    monkeypatch.setattr("pipeline.plan._GATHERED", 3)
+    monkeypatch.setattr(building, "slices_of", lambda images: slices_of(images)[::-1])
     turned = run(configure(root, tmp_path / "turned", output=small))
     assert checksums(turned.folder) == expected
     shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)  # other times, too

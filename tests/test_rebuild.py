@@ -25,6 +25,7 @@ rng = np.random.default_rng(0)
 def no_graphs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.summary._write_normalization", lambda *_: None)
+        patch.setattr("pipeline.listing._IMAGES_PER_SLICE", (3, 3))  # so that there are some slices
         yield
 
 
