@@ -18,7 +18,7 @@ from pipeline.dataset import SHARDS
 from pipeline.elements import FORMAT, PASSING, Previous, files_of
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, slices_of
-from pipeline.plan import PlanShards, read_plan
+from pipeline.plan import PlanShards, largest_to_mean, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
 from pipeline.runners import make_runner, run_to_end, threads_per_process
@@ -269,13 +269,14 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str) -> No
         )
 
 
-def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[str, dict[str, int]]:
+def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[str, dict[str, Any]]:
     return {
         split: {
             "images": account.split_images.get(split, 0),
             "patches": part.records,
             "shards": part.shards.num_rows,
             "bytes": sum(part.shards["bytes"].to_pylist()),
+            "largest_to_mean": round(largest_to_mean(part.shards["records"].to_numpy()), 3),
         }
         for split, part in totals.items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -63,19 +63,19 @@ class _Inspect(beam.DoFn):
         yield from totals.items()
 
 
-def inspect_images(images: Iterable[ImageRef | ImageInfo | Rejected], config: Config) -> Iterator[ImageInfo | Rejected]:
+def inspect_images(images: Sequence[ImageRef | ImageInfo | Rejected], config: Config) -> Iterator[ImageInfo | Rejected]:
     """What is known of the images already, and of the others what their headers say, some of them read at a time."""
-    return in_order(_inspected, ((image, config) for image in images), cores())
+    refs = ((image, config) for image in images if isinstance(image, ImageRef))
+    inspected = in_order(_info_or_rejected, refs, cores())
+    return (next(inspected) if isinstance(image, ImageRef) else image for image in images)
 
 
-def _inspected(image: ImageRef | ImageInfo | Rejected, config: Config) -> ImageInfo | Rejected:
-    if not isinstance(image, ImageRef):
-        return image
+def _info_or_rejected(ref: ImageRef, config: Config) -> ImageInfo | Rejected:
     try:
-        return inspect_image(image, config)
+        return inspect_image(ref, config)
     except Unreadable as error:
-        message = error.message.replace(image.uri, image.image_id)
-        return Rejected("inspect", error.reason, message, image.image_id, config.input.level)
+        message = error.message.replace(ref.uri, ref.image_id)
+        return Rejected("inspect", error.reason, message, ref.image_id, config.input.level)
 
 
 def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:

@@ -316,8 +316,8 @@ def read_plan(folder: str) -> dict[str, dict[str, int]] | None:
     return json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None
 
 
-def largest_to_mean(folder: str, split: str, facts: dict[str, int]) -> float:
-    """Patches of the largest shard of a split that was planned in ``folder``, in those of the mean shard.
+def shard_patches(folder: str, split: str, facts: dict[str, int]) -> np.ndarray:
+    """How many patches each shard of a split has that was planned in ``folder``, in no order: [shards] int64.
 
     Args:
         folder: with the plan.
@@ -327,6 +327,15 @@ def largest_to_mean(folder: str, split: str, facts: dict[str, int]) -> float:
     patches, of = np.zeros(facts["shards"], np.int64), _gatherings(facts)
     for number in range(of):
         table = storage.read_table(storage.join(folder, _gathering(split, number, of)))
-        place = table["place"].to_numpy() // ((1 << 32) // facts["shards"])  # in some order, each shard has its own
-        np.add.at(patches, place, table["patches"].to_numpy())
+        turned = table["place"].to_numpy() // ((1 << 32) // facts["shards"])  # the number of the shard, its bits turned
+        np.add.at(patches, turned, table["patches"].to_numpy())
+    return patches
+
+
+def largest_to_mean(patches: np.ndarray) -> float:
+    """How even shards are: the patches of the largest, in those of the mean; 1 where all are alike, or empty.
+
+    >>> largest_to_mean(np.array([4, 6, 5, 5]))
+    1.2
+    """
     return float(patches.max() / patches.mean()) if patches.any() else 1.0

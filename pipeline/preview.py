@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.listing import find_images
 from pipeline.parallel import cores
-from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan
+from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan, shard_patches
 from pipeline.runners import make_runner, threads_per_process
 
 # Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
@@ -36,7 +36,7 @@ def preview(config: Config, options: Any, work: str) -> str:
         lines.append(
             f"{split:<9} {facts['images']:,} images, {facts['windows']:,} windows, {facts['patches']:,} patches, "
             f"{facts['shards']} shards, about {estimate / 1e6:,.1f} MB"
-            f", the largest shard {largest_to_mean(work, split, facts):.2f} x the mean"
+            f", the largest {largest_to_mean(shard_patches(work, split, facts)):.2f} x the mean"
         )
     lines += _rejections(work, listing.images)
     whole = max(facts["whole_pixels"] for facts in plan.values()) * pixel_bytes(config)
