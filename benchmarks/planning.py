@@ -1,7 +1,8 @@
-"""Time and memory of a plan: of very many images in a manifest, and of one very large one; no file has to exist.
+"""Time and memory of a plan: of very many images in a manifest, or of very large ones; no file has to exist.
 
-    python benchmarks/planning.py images 1000000
-    python benchmarks/planning.py pixels 200000
+    python benchmarks/planning.py 1000000            # photographs of 400 to 1,200 pixels a side
+    python benchmarks/planning.py 10000 36000        # slides of 36,000 x 36,000 pixels
+    python benchmarks/planning.py 1 200000
 
 Prints seconds and the peak of the resident memory of all processes in each step, and how evenly the patches are spread
 over the shards. The plan is made a second time, with what a version before knows of all headers.
@@ -87,15 +88,15 @@ def measured(what):
     print(f"{what:<10}{time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB", flush=True)
 
 
-def main(kind, number, flags):
-    pretend(number if kind == "pixels" else 0)
+def main(images, side=0, *flags):
+    pretend(side)
     with tempfile.TemporaryDirectory() as folder:
-        write_manifest(f"{folder}/m.csv", number if kind == "images" else 1)
-        print(f"{number:,} {kind}; at the start {resident() / 1e9:.2f} GB")
+        write_manifest(f"{folder}/m.csv", images)
+        print(f"{images:,} images; at the start {resident() / 1e9:.2f} GB")
         with measured("listing"):
             config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
             found.save(f"{folder}/inputs.parquet")
-        options = parse_options(flags)
+        options = parse_options(list(flags))
         p = beam.Pipeline(runner=make_runner(options), options=options)
         plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
         with measured("plan"):
@@ -113,4 +114,4 @@ def main(kind, number, flags):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(*(int(given) if given.isdigit() else given for given in sys.argv[1:]))
