@@ -82,11 +82,12 @@ def main() -> None:
     plan = lambda info: sum(1 for region in regions_of(info, CONFIG) for _ in windows_of(region, CONFIG))
     sample = [image(number, side) for number in range(SAMPLE)]
     timed("plan: regions and windows", SAMPLE, "image", lambda: [plan(info) for info in sample])
-    table, _ = timed("plan: tables of regions", SAMPLE, "image", lambda: regions_table(sample, CONFIG))
+    first = [image(number, side) for number in range(slices_of(images)[0].end)]
+    table, _ = timed("plan: a table of regions", len(first), "image", lambda: regions_table(first, CONFIG))
     with tempfile.TemporaryDirectory() as folder:
         storage.write_table(f"{folder}/regions", table, ROWS)
         size = os.path.getsize(f"{folder}/regions") / table.num_rows
-    print(f"tables of regions: {size:.0f} bytes each, {size * len(regions) * images / 1e9:.1f} GB in all")
+    print(f"tables of regions: {size:.0f} bytes a region, {size * len(regions) * images / 1e9:.1f} GB in all")
     print(f"shuffle of names:  {len(ShardPlan('train', shards - 1, shards, ()).name)} bytes each, {shards:,} of them\n")
 
     weights = np.array([grid_of(one, CONFIG).cells(region.area).count for region in regions])
