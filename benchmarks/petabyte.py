@@ -18,14 +18,14 @@ import sys
 import tempfile
 import time
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from pipeline import accounts, storage, sums
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
-from pipeline.plan import grid_of, regions_of, shard_count, shard_of, windows_of
+from pipeline.listing import slices_of
+from pipeline.plan import ROWS, grid_of, regions_of, regions_table, shard_count, shard_of, windows_of
 from pipeline.records import Row, make_index
 from transforms import moments
 
@@ -55,10 +55,6 @@ def timed(what: str, per: int, unit: str, work):
     return result
 
 
-def encoded(value, kind) -> int:
-    return len(beam.coders.registry.get_coder(kind).encode(value))
-
-
 def receipt(plan: ShardPlan, patches: int) -> ShardResult:
     rng = np.random.default_rng(plan.number)
     pixels = rng.normal(180, 40, (4, 64, 64, 3)).clip(0, 255).astype(np.uint8)
@@ -86,11 +82,13 @@ def main() -> None:
     plan = lambda info: sum(1 for region in regions_of(info, CONFIG) for _ in windows_of(region, CONFIG))
     sample = [image(number, side) for number in range(SAMPLE)]
     timed("plan: regions and windows", SAMPLE, "image", lambda: [plan(info) for info in sample])
-    size = encoded(regions[0], Region)
-    print(f"shuffle of regions: {size} bytes each, {size * len(regions) * images / 1e9:.1f} GB in all")
-    print(
-        f"shuffle of names:   {len(ShardPlan('train', shards - 1, shards, ()).name)} bytes each, {shards:,} of them\n"
-    )
+    first = [image(number, side) for number in range(slices_of(images)[0].end)]
+    table, _ = timed("plan: a table of regions", len(first), "image", lambda: regions_table(first, CONFIG))
+    with tempfile.TemporaryDirectory() as folder:
+        storage.write_table(f"{folder}/regions", table, ROWS)
+        size = os.path.getsize(f"{folder}/regions") / table.num_rows
+    print(f"tables of regions: {size:.0f} bytes a region, {size * len(regions) * images / 1e9:.1f} GB in all")
+    print(f"shuffle of names:  {len(ShardPlan('train', shards - 1, shards, ()).name)} bytes each, {shards:,} of them\n")
 
     weights = np.array([grid_of(one, CONFIG).cells(region.area).count for region in regions])
     numbers = np.array([shard_of(region, shards, CONFIG) - shard_of(regions[0], shards, CONFIG) for region in regions])
@@ -140,16 +138,16 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
         storage.write_bytes(f"{work}/{sums._group_name('train', first // sums.GROUP)}", content)
     files = len(os.listdir(work))
     print(f"sums: {len(content) / 1e3:,.0f} kB a group, {files:,} groups, {len(content) * files / 1e6:,.0f} MB in all")
-    table = pa.Table.from_pylist(
-        [{"image_id": i, "split": "train", "planned": n} for i, n in planned.items()], accounts.IMAGES_SCHEMA
-    )
-    storage.write_table(f"{work}/images-00000.parquet", table)
+    rows = [{"image_id": i, "split": "train", "planned": n} for i, n in sorted(planned.items())]
+    for each in slices_of(images):
+        table = pa.Table.from_pylist(rows[each.first : each.end], accounts.IMAGES_SCHEMA)
+        storage.write_table(f"{work}/{each.file('images')}", table)
 
     total = timed(
         "the launcher reads the sums of all shards", shards, "shard", lambda: sums.read_sums(work, "train", shards)
     )
     timed("the launcher settles the accounts", images, "image",
-          lambda: accounts.settle(folder, work, CONFIG, {"train": total}))  # fmt: skip
+          lambda: accounts.settle(folder, work, CONFIG, images, {"train": total}))  # fmt: skip
     storage.write_table(f"{folder}/shards.parquet", total.shards)
     for name in ("shards.parquet", "images.parquet"):
         print(f"{name}: {pathlib.Path(folder, name).stat().st_size / 1e6:,.1f} MB")

@@ -1,26 +1,30 @@
-"""Time and memory of a plan: of very many images in a manifest, and of one very large one; no file has to exist.
+"""Time and memory of a plan: of very many images in a manifest, or of very large ones; no file has to exist.
 
-    python benchmarks/planning.py images 1000000
-    python benchmarks/planning.py pixels 200000
+    python benchmarks/planning.py 1000000            # photographs of 400 to 1,200 pixels a side
+    python benchmarks/planning.py 10000 36000        # slides of 36,000 x 36,000 pixels
+    python benchmarks/planning.py 1 200000
 
-Prints seconds and the peak of the resident memory of each step, and how evenly the patches are spread over the shards.
+Prints seconds and the peak of the resident memory of all processes in each step, and how evenly the patches are spread
+over the shards. The plan is made a second time, with what a version before knows of all headers.
 """
 
-import json
+import contextlib
 import os
-import resource
 import sys
 import tempfile
+import threading
 import time
 import types
 
 import apache_beam as beam
+import psutil
 
 from pipeline import headers, listing, storage
+from pipeline.accounts import read_images
 from pipeline.build import plan_flow
 from pipeline.config import Config
-from pipeline.elements import digest
-from pipeline.plan import grid_of, read_plan
+from pipeline.elements import Previous, digest
+from pipeline.plan import largest_to_mean, read_plan, shard_patches
 from pipeline.readers import Layout
 from pipeline.runners import make_runner, parse_options
 
@@ -46,45 +50,68 @@ def pretend(side):
     """Every file is there; its header says ``side`` x ``side`` in tiles, or, without one, a photograph of some size."""
     storage.fingerprints = lambda uris: ["1-1"] * len(uris)
 
-    def open_image(uri, *_):
-        height, width = (side, side) if side else (400 + digest("h", uri) % 800, 400 + digest("w", uri) % 800)
+    def open_to_scale(uri, *_):
+        name = os.path.basename(uri)
+        height, width = (side, side) if side else (400 + digest("h", name) % 800, 400 + digest("w", name) % 800)
         layout = Layout(height, width, 3, "uint8", *((256, 256) if side else (height, width)))
         return types.SimpleNamespace(layout=layout, close=lambda: None)
 
-    headers.open_image = open_image
+    headers.open_to_scale = open_to_scale
 
 
-def peak():
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+def resident():
+    """Bytes of this process and those that it started."""
+    total = 0
+    for one in [process := psutil.Process(), *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += one.memory_info().rss
+    return total
 
 
-def patches_of(plan, config):
-    return json.dumps([plan.split, sum(grid_of(r.image, config).cells(r.area).count for r in plan.regions)])
+@contextlib.contextmanager
+def measured(what):
+    """Prints the seconds of the block and its peak of memory, looked at ten times a second."""
+    peak, stop, start = resident(), threading.Event(), time.perf_counter()
+
+    def look():
+        nonlocal peak
+        while not stop.wait(0.1):
+            peak = max(peak, resident())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    print(f"{what:<10}{time.perf_counter() - start:.1f} s, peak {peak / 1e9:.2f} GB", flush=True)
 
 
-def main(kind, number, flags):
-    pretend(number if kind == "pixels" else 0)
+def main(images, side=0, *flags):
+    pretend(side)
     with tempfile.TemporaryDirectory() as folder:
-        write_manifest(f"{folder}/m.csv", number if kind == "images" else 1)
-        print(f"{number:,} {kind}; at the start {peak()}")
-        start = time.perf_counter()
-        config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
-        print(f"listing   {time.perf_counter() - start:.1f} s, peak {peak()}, table {len(found.table) / 1e6:.1f} MB")
-        storage.write_bytes(f"{folder}/inputs.parquet", found.table)
-        start, options = time.perf_counter(), parse_options(flags)
+        write_manifest(f"{folder}/m.csv", images)
+        print(f"{images:,} images; at the start {resident() / 1e9:.2f} GB")
+        with measured("listing"):
+            config, found = listing.find_images(configure(folder, f"{folder}/m.csv"))
+            found.save(f"{folder}/inputs.parquet")
+        options = parse_options(list(flags))
         p = beam.Pipeline(runner=make_runner(options), options=options)
-        plans = plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
-        plans | beam.Map(patches_of, config) | beam.io.WriteToText(f"{folder}/counts")
-        p.run().wait_until_finish()
-        print(f"plan      {time.perf_counter() - start:.1f} s, peak {peak()}, {read_plan(folder)}")
-        lines = [line for name in os.listdir(folder) if name.startswith("counts") for line in open(f"{folder}/{name}")]
-        for split in config.splits:
-            counts = [count for name, count in map(json.loads, lines) if name == split]
-            mean = sum(counts) / len(counts)
-            if mean:
-                uneven = max(counts) / mean
-                print(f"{split:<10}{len(counts)} shards, {mean:.0f} patches in the mean, largest/mean {uneven:.3f}")
+        plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
+        with measured("plan"):
+            p.run().wait_until_finish()
+        for split, facts in read_plan(folder).items():
+            uneven = largest_to_mean(shard_patches(folder, split, facts))
+            print(f"{split:<10}{facts}, largest/mean {uneven:.3f}")
+        before = Previous(f"{folder}/before", {})
+        storage.copy(f"{folder}/inputs.parquet", f"{before.folder}/inputs.parquet")
+        storage.write_table(f"{before.folder}/images.parquet", read_images(folder, found.images))
+        p = beam.Pipeline(runner=make_runner(options), options=options)
+        plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder, before)
+        with measured("again"):
+            p.run().wait_until_finish()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(*(int(given) if given.isdigit() else given for given in sys.argv[1:]))

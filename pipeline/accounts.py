@@ -1,29 +1,30 @@
 """Everything planned is accounted for: planned = written + filtered + rejected, for each image and in total.
 
-While the run goes on, the facts of the images are recorded in parts below ``work``; when it has ended they are
-merged with the sums of the shards into one table, ``images.parquet``, and the rejections into ``rejected.jsonl``.
+While the run goes on, the facts of the images are recorded below ``work``, for each slice of the listing; when it has
+ended they are merged with the sums of the shards into one table, ``images.parquet``, and the rejections into
+``rejected.jsonl``.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
+import concurrent.futures
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.elements import ImageInfo, Rejected, digest
+from pipeline.elements import ImageInfo, Rejected
+from pipeline.listing import slices_of
 from pipeline.plan import patches_of
 from pipeline.sums import Sums
 
-_IMAGES_PER_PART = 50_000
+_READS = 16  # at a time; what takes the time is the way to the storage
 
 IMAGES_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("split", pa.string()), ("label", pa.string()), ("group", pa.string())]
@@ -65,24 +66,10 @@ class Accounts(NamedTuple):
         return max(1, math.floor(config.max_rejected * self.images)) if config.max_rejected else 0
 
 
-@dataclasses.dataclass
-class RecordImages(beam.PTransform):
-    """(ImageInfo, Rejected of whole images) -> parts of the table of images, below ``folder``."""
-
-    config: Config
-    folder: str
-    images: int
-
-    def expand(self, infos_and_rejected):
-        config, folder, parts = self.config, self.folder, -(-self.images // _IMAGES_PER_PART)
-        infos, rejected = infos_and_rejected
-        return (
-            (infos | "Planned" >> beam.Map(_image_row, config), rejected | "Rejected" >> beam.Map(_rejected_row))
-            | beam.Flatten()
-            | "ByPart" >> beam.Map(lambda row: (digest("part", row["image_id"]) % parts, row))
-            | beam.GroupByKey()
-            | "WritePart" >> beam.MapTuple(lambda part, rows: _write_part(folder, part, rows))
-        )
+def images_table(found: Sequence[ImageInfo | Rejected], config: Config) -> pa.Table:
+    """The facts of images, in their order, as far as they are known before anything is cut."""
+    rows = [_image_row(one, config) if isinstance(one, ImageInfo) else _rejected_row(one) for one in found]
+    return pa.Table.from_pylist(rows, IMAGES_SCHEMA)
 
 
 def _image_row(info: ImageInfo, config: Config) -> dict:
@@ -96,21 +83,37 @@ def _rejected_row(rejected: Rejected) -> dict:
     return {"image_id": rejected.image_id, "reason": rejected.reason, "message": rejected.message, "planned": 0}
 
 
-def _write_part(folder: str, part: int, rows: Iterable[dict]) -> None:
-    table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["image_id"]), IMAGES_SCHEMA)
-    storage.write_table(storage.join(folder, f"images-{part:05d}.parquet"), table)
+def read_images(work: str, images: int) -> pa.Table:
+    """The facts of all images in the order of the listing, from what the slices of the listing left below ``work``.
+
+    What an earlier attempt left there of a listing with another number of images has other names.
+
+    Raises:
+        RuntimeError: if some are missing: an error of the program.
+    """
+    files = [storage.join(work, each.file("images")) for each in slices_of(images)]
+    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+        table = pa.concat_tables(pool.map(storage.read_table, files))
+    if table.num_rows != images:
+        raise RuntimeError(f"{table.num_rows} of {images} images have a row in {work}")
+    return table
 
 
-def settle(folder: str, work: str, config: Config, totals: Mapping[str, Sums]) -> Accounts:
+def settle(folder: str, work: str, config: Config, images: int, totals: Mapping[str, Sums]) -> Accounts:
     """Writes ``images.parquet`` and ``rejected.jsonl`` below ``folder``, and adds everything up.
+
+    Args:
+        folder: of the version.
+        work: where its workers left their parts.
+        config: the build.
+        images: number of images of the listing.
+        totals: split -> what its shards add up to.
 
     Raises:
         RuntimeError: if the sums do not come out: an error of the program, never of the data.
     """
-    parts = [name for name in storage.files_below(work) if name.startswith("images-")]
-    images = pa.concat_tables(storage.read_table(storage.join(work, name)) for name in parts)
     shards = pa.concat_tables(split.images for split in totals.values())
-    table = _balance(images, shards)
+    table = _balance(read_images(work, images), shards)
     storage.write_table(storage.join(folder, "images.parquet"), table)
     whole = [
         Rejected("inspect", row["reason"], row["message"], row["image_id"], config.input.level)
@@ -135,8 +138,7 @@ def settle(folder: str, work: str, config: Config, totals: Mapping[str, Sums]) -
 
 
 def _balance(images: pa.Table, shards: pa.Table) -> pa.Table:
-    """The table of images, completed by what became of their patches in the shards, in the order of the listing."""
-    images = images.take(pc.sort_indices(pc.replace_substring(images["image_id"], "/", "\0")))
+    """The table of images, completed by what became of their patches in the shards."""
     place = pc.index_in(images["image_id"], shards["image_id"].combine_chunks())
     count = lambda name: pc.fill_null(pc.take(shards[name], place), 0)
     planned, accounted = count("planned"), pc.add(pc.add(count("written"), count("filtered")), count("rejected"))

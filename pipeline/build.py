@@ -15,15 +15,14 @@ from pydantic import ValidationError
 from pipeline import accounts, gates, lease, storage, sums, versions
 from pipeline.config import Config, Gates
 from pipeline.dataset import SHARDS, Dataset
-from pipeline.elements import FORMAT, PASSING, Previous, ShardPlan, files_of
+from pipeline.elements import FORMAT, PASSING, Previous, files_of
 from pipeline.exits import Ended, Exit
 from pipeline.graphs import graphs_ahead
 from pipeline.headers import InspectImages
-from pipeline.listing import Listing, find_images, read_listing
-from pipeline.plan import PlanShards, read_plan
+from pipeline.listing import Listing, find_images, slices_of
+from pipeline.plan import PlanShards, largest_to_mean, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
-from pipeline.recall import RecallImages
 from pipeline.runners import make_runner, run_to_end, threads_per_process
 from pipeline.summary import summarize
 
@@ -69,19 +68,11 @@ class Outcome(NamedTuple):
 
 def plan_flow(
     p: beam.Pipeline, config: Config, listing_uri: str, images: int, work: str, previous: Previous | None = None
-) -> beam.PCollection[ShardPlan]:
+) -> beam.PCollection[tuple[str, str]]:
     """The half that reads headers only; leaves the plan and the table of images in ``work``."""
-    listing = p | "Listing" >> beam.Create([listing_uri])
-    if previous:
-        known = listing | RecallImages(config, previous)  # ImageRef, ImageInfo, Rejected
-        read = known.refs | beam.Reshuffle() | InspectImages(config)  # ImageInfo, Rejected
-        infos = (known.infos | "SpreadKnown" >> beam.Reshuffle(), read.infos) | "Infos" >> beam.Flatten()
-        rejected = (known.rejected, read.rejected) | "Rejected" >> beam.Flatten()
-    else:
-        refs = listing | "ListImages" >> beam.FlatMap(read_listing)  # ImageRef
-        infos, rejected = (found := refs | beam.Reshuffle() | InspectImages(config)).infos, found.rejected
-    (infos, rejected) | accounts.RecordImages(config, work, images)
-    return infos | PlanShards(config, work)  # ShardPlan
+    slices = p | "ListImages" >> beam.Create(slices_of(images)) | beam.Reshuffle()  # Slice
+    totals = slices | InspectImages(config, listing_uri, work, previous)  # (split, Totals)
+    return totals | PlanShards(config, work, images)  # name of a shard, URI of a table with its regions
 
 
 def make_pipeline(
@@ -93,8 +84,8 @@ def make_pipeline(
 
     p = beam.Pipeline(runner=make_runner(options), options=options)
     work = storage.join(folder, versions.WORK)
-    plans = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work, previous)
-    shards = plans | WriteShards(config, folder, threads_per_process(options), previous)  # names of shards
+    planned = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work, previous)
+    shards = planned | WriteShards(config, folder, threads_per_process(options), previous)  # names of shards
     shards | sums.SumReceipts(folder, work)
     return p
 
@@ -103,7 +94,7 @@ def begin(config: Config, listing: Listing) -> str:
     """The folder of the version to build in, with the listing in it; see ``versions.begin``."""
     name, _ = versions.begin(config.output.path, config.content_digest(), _identity(config, listing))
     folder = versions.folder_of(config.output.path, name)
-    storage.write_bytes(storage.join(folder, "inputs.parquet"), listing.table)
+    listing.save(storage.join(folder, "inputs.parquet"))
     return folder
 
 
@@ -154,7 +145,7 @@ def _build(
     with graphs_ahead() as write_graphs:
         counters = _run(config, options, folder, work, listing, previous, show)
         totals = _collect(folder, work)
-        account = accounts.settle(folder, work, config, totals)
+        account = accounts.settle(folder, work, config, listing.images, totals)
         _check_budget(account, config, folder, counters)
         summarize(folder, config, totals, write_graphs)
     manifest = {
@@ -319,13 +310,14 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str, count
         )
 
 
-def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[str, dict[str, int]]:
+def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[str, dict[str, Any]]:
     return {
         split: {
             "images": account.split_images.get(split, 0),
             "patches": part.records,
             "shards": part.shards.num_rows,
             "bytes": sum(part.shards["bytes"].to_pylist()),
+            "largest_to_mean": round(largest_to_mean(part.shards["records"].to_numpy()), 3),
         }
         for split, part in totals.items()
     }

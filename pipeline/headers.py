@@ -4,43 +4,78 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 
+from pipeline import storage
+from pipeline.accounts import images_table
 from pipeline.config import DTYPES, Config, Patch
-from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
-from pipeline.names import name_of, split_of
-from pipeline.plan import grid_of
+from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected, Unreadable
+from pipeline.listing import Slice, read_listing
+from pipeline.names import names_of
+from pipeline.parallel import cores, in_order
+from pipeline.plan import ROWS, Totals, grid_of, regions_table
 from pipeline.points import centres_of
 from pipeline.rasters import open_raster
 from pipeline.readers import Layout
+from pipeline.recall import recall
 from pipeline.scaling import open_to_scale
 
 
 @dataclasses.dataclass
 class InspectImages(beam.PTransform):
-    """ImageRef -> ``.infos`` of ImageInfo and ``.rejected`` of Rejected."""
+    """Slices of a listing -> what there is to do in each split, ``(split, Totals)``.
+
+    Of each slice two tables are written into ``folder``: the facts of its images, for the accounts at the end, and its
+    regions, for the plan. Neither images nor regions travel: a local runner would hold all of them in memory.
+
+    Args:
+        config: the build.
+        listing: URI of the listing.
+        folder: where the tables go.
+        previous: knows headers that are not read again.
+    """
 
     config: Config
+    listing: str
+    folder: str
+    previous: Previous | None = None
 
-    def expand(self, refs):
-        return refs | beam.ParDo(_Inspect(self.config)).with_outputs("rejected", main="infos")
+    def expand(self, slices):
+        do = _Inspect(self.config, self.listing, self.folder, self.previous)
+        return slices | beam.ParDo(do).with_output_types(tuple[str, Totals])
 
 
 class _Inspect(beam.DoFn):
-    def __init__(self, config: Config):
-        self._config = config
+    def __init__(self, config: Config, listing: str, folder: str, previous: Previous | None):
+        self._config, self._listing, self._folder, self._previous = config, listing, folder, previous
 
-    def process(self, ref: ImageRef) -> Iterator:
-        beam.metrics.Metrics.counter("patchbeam", "images_opened").inc()
-        try:
-            yield inspect_image(ref, self._config)
-        except Unreadable as error:
-            level = self._config.input.level
-            row = Rejected("inspect", error.reason, error.message.replace(ref.uri, ref.image_id), ref.image_id, level)
-            yield beam.pvalue.TaggedOutput("rejected", row)
+    def process(self, rows: Slice) -> Iterator[tuple[str, Totals]]:
+        refs = list(read_listing(self._listing, rows.first, rows.end))
+        known = list(recall(refs, self._config, self._previous)) if self._previous else refs
+        beam.metrics.Metrics.counter("patchbeam", "images_opened").inc(sum(isinstance(one, ImageRef) for one in known))
+        found = list(inspect_images(known, self._config))
+        storage.write_table(storage.join(self._folder, rows.file("images")), images_table(found, self._config))
+        regions, totals = regions_table((one for one in found if isinstance(one, ImageInfo)), self._config)
+        storage.write_table(storage.join(self._folder, rows.file("regions")), regions, ROWS)
+        yield from totals.items()
+
+
+def inspect_images(images: Sequence[ImageRef | ImageInfo | Rejected], config: Config) -> Iterator[ImageInfo | Rejected]:
+    """What is known of the images already, and of the others what their headers say, some of them read at a time."""
+    refs = ((image, config) for image in images if isinstance(image, ImageRef))
+    inspected = in_order(_info_or_rejected, refs, cores())
+    return (next(inspected) if isinstance(image, ImageRef) else image for image in images)
+
+
+def _info_or_rejected(ref: ImageRef, config: Config) -> ImageInfo | Rejected:
+    try:
+        return inspect_image(ref, config)
+    except Unreadable as error:
+        message = error.message.replace(ref.uri, ref.image_id)
+        return Rejected("inspect", error.reason, message, ref.image_id, config.input.level)
 
 
 def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
@@ -64,17 +99,6 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     for name in sorted(config.input.rasters):
         open_raster(info, name, config.input).close()
     return info
-
-
-def names_of(ref: ImageRef, config: Config) -> dict[str, str]:
-    """Label, group and split of an image.
-
-    Raises:
-        Unreadable: ``no_name`` where a rule finds none.
-    """
-    label = ref.label or name_of(ref.image_id, config.input.label)
-    group = ref.group or name_of(ref.image_id, config.input.group)
-    return {"split": ref.split or split_of(group, config), "label": label, "group": group}
 
 
 def _facts(layout: Layout) -> str:

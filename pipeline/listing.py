@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import io
 import itertools
 import posixpath
+import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from pipeline import storage
 from pipeline.config import Config, ConfigError, Input
@@ -19,20 +20,56 @@ from pipeline.manifest import check_manifest, folder_of, with_columns
 from pipeline.rasters import with_raster_fingerprints
 
 _BATCH = 10_000
+_SLICES = 128
+_IMAGES_PER_SLICE = (16, 1 << 14)
 
 
 class Listing(NamedTuple):
     """The images of a build.
 
     Attributes:
-        table: Parquet with the columns of :class:`ImageRef`, in the order of the ids.
+        table: a temporary file, Parquet with the columns of :class:`ImageRef`, in the order of the ids.
         images: number of rows.
         digest: changes with any id or fingerprint; the same wherever the images lie.
     """
 
-    table: bytes
+    table: IO[bytes]
     images: int
     digest: str
+
+    def save(self, uri: str) -> None:
+        """Writes the table to where the workers read it."""
+        self.table.seek(0)
+        with storage.atomic_write(uri) as file:
+            shutil.copyfileobj(self.table, file, 1 << 20)
+
+
+class Slice(NamedTuple):
+    """Rows ``first`` to ``end`` of a listing, the slice ``number`` of ``of``."""
+
+    number: int
+    of: int
+    first: int
+    end: int
+
+    def file(self, kind: str) -> str:
+        """Name of a table with what became of these images: ``images-00003-of-00016.parquet``."""
+        return f"{kind}-{self.number:05d}-of-{self.of:05d}.parquet"
+
+
+def slices_of(images: int) -> list[Slice]:
+    """The slices in which a listing is worked on; every row is in exactly one.
+
+    At most 128 up to two million images, since each slice leaves files that are all opened to gather the plan; at least
+    16 images in each, so that few images do not make many files.
+
+    >>> [tuple(each) for each in slices_of(40)]
+    [(0, 3, 0, 16), (1, 3, 16, 32), (2, 3, 32, 40)]
+    """
+    at_least, at_most = _IMAGES_PER_SLICE
+    rows = min(at_most, max(at_least, -(-images // _SLICES)))
+    of = max(1, -(-images // rows))
+    return [Slice(number, of, number * rows, min(images, (number + 1) * rows)) for number in range(of)]
 
 
 def find_images(config: Config) -> tuple[Config, Listing]:
@@ -120,12 +157,12 @@ def _common(folders: list[str]) -> str:
 
 
 def make_listing(refs: Iterable[ImageRef]) -> Listing:
-    """Writes the table, in batches."""
+    """Writes the table, in batches, to a temporary file: its size does not matter to memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.schema([(field, pa.string()) for field in ImageRef._fields])
-    out, digest, images = io.BytesIO(), hashlib.sha256(), 0
+    out, digest, images = tempfile.TemporaryFile(), hashlib.sha256(), 0
     refs = iter(refs)
     with pq.ParquetWriter(out, schema) as writer:
         while batch := list(itertools.islice(refs, _BATCH)):
@@ -134,7 +171,7 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
             writer.write_table(pa.Table.from_arrays([pa.array(column) for column in zip(*rows)], schema=schema))
             digest.update("".join(map(_said, batch)).encode())
             images += len(batch)
-    return Listing(out.getvalue(), images, digest.hexdigest())
+    return Listing(out, images, digest.hexdigest())
 
 
 def _said(ref: ImageRef) -> str:
@@ -144,10 +181,6 @@ def _said(ref: ImageRef) -> str:
     return "\0".join([ref.image_id, ref.fingerprint, *(given if any(ref[3:]) else [])]) + "\n"
 
 
-def read_listing(uri: str) -> Iterator[ImageRef]:
-    """The rows of a table that :func:`make_listing` wrote."""
-    import pyarrow.parquet as pq
-
-    with storage.open_read(uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH):
-            yield from (ImageRef(**row) for row in batch.to_pylist())
+def read_listing(uri: str, first: int = 0, end: int | None = None) -> Iterator[ImageRef]:
+    """Rows of a table that :func:`make_listing` wrote, all or those from ``first`` to ``end``."""
+    return (ImageRef(**row) for row in storage.read_rows(uri, first, end))

@@ -6,7 +6,7 @@ import re
 from typing import Literal
 
 from pipeline.config import Config, Constant, Regex
-from pipeline.elements import Unreadable, digest
+from pipeline.elements import ImageRef, Unreadable, digest
 
 
 def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:
@@ -40,3 +40,14 @@ def split_of(group: str, config: Config) -> str:
         if share < 0:
             return name
     return [name for name, fraction in config.splits.items() if fraction][-1]  # the fractions' rounding error
+
+
+def names_of(ref: ImageRef, config: Config) -> dict[str, str]:
+    """Label, group and split of an image.
+
+    Raises:
+        Unreadable: ``no_name`` where a rule finds none.
+    """
+    label = ref.label or name_of(ref.image_id, config.input.label)
+    group = ref.group or name_of(ref.image_id, config.input.group)
+    return {"split": ref.split or split_of(group, config), "label": label, "group": group}

@@ -7,17 +7,21 @@ and when the number doubles, shard k and shard k + n hold together what shard k 
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_type_hints
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import Config, Input, Raster
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
+from pipeline.listing import slices_of
 from pipeline.points import centres_of
 from transforms.crops import crop_count
 from transforms.grid import Box, Cells, Grid
@@ -33,7 +37,16 @@ _ENCODED = {"png": 0.5, "jpeg": 0.12, "raw": 1.0}
 _RECORD_OVERHEAD = 300
 
 
-_Dealt = tuple[tuple[str, int, int], Region | None]
+# Tables of regions: rows that are read together, regions that are gathered in one table, tables read at a time.
+ROWS = 1 << 12
+_GATHERED = 1 << 16
+_READS = 16
+
+_AREA = ("area_row", "area_col", "area_height", "area_width")
+REGIONS_SCHEMA = pa.schema(
+    [(name, {int: pa.int64(), str: pa.string()}[kind]) for name, kind in get_type_hints(ImageInfo).items()]
+    + [(name, pa.int64()) for name in (*_AREA, "patches", "place")]
+)
 
 
 class Totals(NamedTuple):
@@ -179,34 +192,72 @@ def shard_of(region: Region, shards: int, config: Config) -> int:
     return (digest(config.seed, "shard", image.image_id) + number) & (shards - 1)
 
 
+def regions_table(infos: Iterable[ImageInfo], config: Config) -> tuple[pa.Table, dict[str, Totals]]:
+    """The regions of images as a table, sorted by their splits and places, and what there is to do in each split."""
+    totals: dict[str, Totals] = collections.defaultdict(Totals)
+    rows = []
+    for info in infos:
+        for region in regions_of(info, config):
+            measured = _measure(region, config)
+            totals[info.split] += measured
+            rows.append((*info, *region.area, measured.patches, _place(region, config)))
+    values = zip(*rows) if rows else [[]] * len(REGIONS_SCHEMA)
+    arrays = [pa.array(column, kind) for column, kind in zip(values, REGIONS_SCHEMA.types)]
+    table = pa.table(arrays, schema=REGIONS_SCHEMA)
+    return table.sort_by([("split", "ascending"), ("place", "ascending")]), totals
+
+
+def _place(region: Region, config: Config) -> int:
+    """A number of 32 bits by which the regions of a shard follow each other, whatever the number of shards.
+
+    It is the number of the region's shard among 2 ** 32, with its bits turned around: the low bits, which decide the
+    shard, come first.
+    """
+    return _turned(shard_of(region, 1 << 32, config))
+
+
+def _turned(number: int) -> int:
+    """
+    >>> hex(_turned(0x3)), hex(_turned(0x80000000))
+    ('0xc0000000', '0x1')
+    """
+    return int(f"{number:032b}"[::-1], 2)
+
+
+def _read_regions(uri: str, split: str, number: int, of: int) -> pa.Table:
+    """What a table of regions has for shard ``number`` of ``of``, in one piece of the file."""
+    first = _turned(number)
+    places = [("place", ">=", first), ("place", "<", first + (1 << 32) // of)]
+    return storage.read_table(uri, [("split", "=", split), *places])
+
+
 @dataclasses.dataclass
 class PlanShards(beam.PTransform):
-    """ImageInfo -> ShardPlan, one for every shard of every split, also for those that stay empty.
+    """``(split, Totals)`` of slices -> every shard of every split, also those that stay empty: ``(name, URI)``.
 
-    Writes ``plan.json`` into ``folder``: split -> Totals and number of shards.
+    At the URI are the regions of the shard, among those of others; see :func:`read_shard`. Writes ``plan.json`` into
+    ``folder``, split -> Totals and number of shards, and the regions in gatherings: what in a plan of fewer shards
+    would be one shard.
+
+    Args:
+        config: the build.
+        folder: with the tables of regions of the slices of the listing.
+        images: number of images of the listing.
     """
 
     config: Config
     folder: str
+    images: int
 
-    def expand(self, infos):
-        config = self.config
-        regions = infos | "Regions" >> beam.FlatMap(regions_of, config).with_output_types(Region)
-        totals = beam.pvalue.AsDict(
-            regions
-            | "Measure" >> beam.Map(lambda region: (region.image.split, _measure(region, config)))
-            | "Total" >> beam.CombinePerKey(lambda totals: sum(totals, Totals()))
-        )
-        start = regions.pipeline | "Splits" >> beam.Create(list(config.splits))
-        # One type for both, so that they have one coder where they are flattened.
-        keyed = regions | "Deal" >> beam.Map(_deal, config, totals).with_output_types(_Dealt)
-        every = start | "EveryShard" >> beam.FlatMap(_every_shard, config, totals).with_output_types(_Dealt)
-        regions.pipeline | "Plan" >> beam.Create([self.folder]) | "WritePlan" >> beam.Map(_write_plan, config, totals)
+    def expand(self, totals):
+        totals = beam.pvalue.AsDict(totals | "Total" >> beam.CombinePerKey(lambda totals: sum(totals, Totals())))
         return (
-            (keyed, every)
-            | beam.Flatten()
-            | "ByShard" >> beam.GroupByKey()  # the only shuffle of plans: some hundred bytes for each region
-            | "ShardPlan" >> beam.MapTuple(_shard_plan).with_output_types(ShardPlan)
+            totals.pvalue.pipeline
+            | "Plan" >> beam.Create([self.folder])
+            | "WritePlan" >> beam.FlatMap(_write_plan, self.config, totals).with_output_types(tuple[str, int, int, int])
+            | "SpreadGatherings" >> beam.Reshuffle()
+            | "Gather" >> beam.FlatMap(_gather, self.folder, self.images).with_output_types(tuple[str, str])
+            | "SpreadShards" >> beam.Reshuffle()  # names
         )
 
 
@@ -217,34 +268,74 @@ def _measure(region: Region, config: Config) -> Totals:
     return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), records, whole)
 
 
-def _shards(split: str, config: Config, totals: dict[str, Totals]) -> int:
-    return shard_count(totals.get(split, Totals()).patches, config)
+def _write_plan(folder: str, config: Config, totals: dict[str, Totals]) -> Iterator[tuple[str, int, int, int]]:
+    """Writes ``plan.json``; which shards are gathered together: split, number, of, and the shards in all."""
+    plan = {split: totals.get(split, Totals()) for split in config.splits}
+    facts = {split: sums._asdict() | {"shards": shard_count(sums.patches, config)} for split, sums in plan.items()}
+    storage.write_bytes(storage.join(folder, "plan.json"), json.dumps(facts).encode())
+    for split, of_split in facts.items():
+        of = _gatherings(of_split)
+        yield from ((split, number, of, of_split["shards"]) for number in range(of))
 
 
-def _deal(region: Region, config: Config, totals: dict[str, Totals]) -> tuple[tuple[str, int, int], Region]:
-    split = region.image.split
-    shards = _shards(split, config, totals)
-    return (split, shard_of(region, shards, config), shards), region
+def _gatherings(facts: dict[str, int]) -> int:
+    """Into how many tables the regions of a split are gathered: so many that each fits into memory, and no more."""
+    return min(facts["shards"], 1 << max(0, -(-facts["regions"] // _GATHERED) - 1).bit_length())
 
 
-def _every_shard(split: str, config: Config, totals: dict[str, Totals]) -> Iterator[tuple[tuple[str, int, int], None]]:
-    shards = _shards(split, config, totals)
-    return (((split, index, shards), None) for index in range(shards))
+def _gather(group: tuple[str, int, int, int], folder: str, images: int) -> Iterator[tuple[str, str]]:
+    """Puts the regions of some shards, which lie in the tables of all slices, into one table."""
+    split, number, of, shards = group
+    read = lambda each: _read_regions(storage.join(folder, each.file("regions")), split, number, of)
+    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+        table = pa.concat_tables(pool.map(read, slices_of(images)))
+    uri = storage.join(folder, _gathering(split, number, of))
+    storage.write_table(uri, table.sort_by("place"), ROWS)
+    yield from ((ShardPlan(split, shard, shards, ()).name, uri) for shard in range(number, shards, of))
 
 
-def _shard_plan(key: tuple[str, int, int], regions: Iterable[Region | None]) -> ShardPlan:
-    return ShardPlan(*key, tuple(sorted(region for region in regions if region)))
+def _gathering(split: str, number: int, of: int) -> str:
+    return f"plan-{ShardPlan(split, number, of, ()).name}.parquet"
 
 
-def _write_plan(folder: str, config: Config, totals: dict[str, Totals]) -> None:
-    plan = {
-        split: totals.get(split, Totals())._asdict() | {"shards": _shards(split, config, totals)}
-        for split in config.splits
-    }
-    storage.write_bytes(storage.join(folder, "plan.json"), json.dumps(plan).encode())
+def read_shard(name: str, uri: str) -> ShardPlan:
+    """The plan of a shard, from the table that :class:`PlanShards` put its regions into."""
+    split, number, _, of = name.split("-")
+    columns = _read_regions(uri, split, int(number), int(of)).to_pydict()
+    images: dict[tuple[Any, ...], ImageInfo] = {}
+    regions = [
+        Region(images.setdefault(image, ImageInfo(*image)), *area)
+        for image, area in zip(zip(*(columns[name] for name in ImageInfo._fields)), zip(*(columns[n] for n in _AREA)))
+    ]
+    return ShardPlan(split, int(number), int(of), tuple(sorted(regions)))
 
 
 def read_plan(folder: str) -> dict[str, dict[str, int]] | None:
     """What :class:`PlanShards` wrote; None while it has not."""
     path = storage.join(folder, "plan.json")
     return json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None
+
+
+def shard_patches(folder: str, split: str, facts: dict[str, int]) -> np.ndarray:
+    """How many patches each shard of a split has that was planned in ``folder``, in no order: [shards] int64.
+
+    Args:
+        folder: with the plan.
+        split: its name.
+        facts: what :func:`read_plan` says of it.
+    """
+    patches, of = np.zeros(facts["shards"], np.int64), _gatherings(facts)
+    for number in range(of):
+        table = storage.read_table(storage.join(folder, _gathering(split, number, of)))
+        turned = table["place"].to_numpy() // ((1 << 32) // facts["shards"])  # the number of the shard, its bits turned
+        np.add.at(patches, turned, table["patches"].to_numpy())
+    return patches
+
+
+def largest_to_mean(patches: np.ndarray) -> float:
+    """How even shards are: the patches of the largest, in those of the mean; 1 where all are alike, or empty.
+
+    >>> largest_to_mean(np.array([4, 6, 5, 5]))
+    1.2
+    """
+    return float(patches.max() / patches.mean()) if patches.any() else 1.0

@@ -7,15 +7,14 @@ import os
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline.accounts import read_images
 from pipeline.build import plan_flow
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.listing import find_images
 from pipeline.parallel import cores
-from pipeline.plan import WINDOW_BYTES, patch_bytes, pixel_bytes, read_plan
+from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan, shard_patches
 from pipeline.runners import make_runner, threads_per_process
 
 # Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
@@ -26,7 +25,7 @@ def preview(config: Config, options: Any, work: str) -> str:
     """Runs the half of the flow that reads headers, in the local folder ``work``, and tells what it found."""
     config, listing = find_images(config)
     path = os.path.join(work, "inputs.parquet")
-    storage.write_bytes(path, listing.table)
+    listing.save(path)
     p = beam.Pipeline(runner=make_runner(options), options=options)
     plan_flow(p, config, path, listing.images, work)
     p.run().wait_until_finish()
@@ -37,8 +36,9 @@ def preview(config: Config, options: Any, work: str) -> str:
         lines.append(
             f"{split:<9} {facts['images']:,} images, {facts['windows']:,} windows, {facts['patches']:,} patches, "
             f"{facts['shards']} shards, about {estimate / 1e6:,.1f} MB"
+            f", the largest {largest_to_mean(shard_patches(work, split, facts)):.2f} x the mean"
         )
-    lines += _rejections(work)
+    lines += _rejections(work, listing.images)
     whole = max(facts["whole_pixels"] for facts in plan.values()) * pixel_bytes(config)
     memory = peak_memory(config, threads_per_process(options) or cores(), whole)
     lines.append(f"memory    about {memory / 1e9:.1f} GB at most for each worker process")
@@ -59,15 +59,11 @@ def peak_memory(config: Config, threads: int, whole: int) -> int:
     return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole + decoders
 
 
-def _rejections(work: str) -> list[str]:
-    counts: collections.Counter[str] = collections.Counter()
-    examples: dict[str, str] = {}
-    for name in storage.files_below(work):
-        if name.startswith("images-"):
-            table = pq.read_table(os.path.join(work, name))
-            for row in table.filter(table["reason"].is_valid()).to_pylist():
-                counts[row["reason"]] += 1
-                examples.setdefault(row["reason"], f"{row['image_id']}: {row['message']}")
+def _rejections(work: str, images: int) -> list[str]:
+    table = read_images(work, images)
+    rows = table.filter(table["reason"].is_valid()).select(["image_id", "reason", "message"]).to_pylist()
+    counts = collections.Counter(row["reason"] for row in rows)
+    examples = {row["reason"]: f"{row['image_id']}: {row['message']}" for row in reversed(rows)}
     return [f"rejected  {count:,} x {reason}, e.g. {examples[reason]}" for reason, count in counts.most_common()]
 
 

@@ -1,72 +1,61 @@
 """What the version before knows of the images: headers that need not be read again.
 
-The listings and the table of images have one order, so that they are merged as they are read, however long they are.
+Its listing and its table of images have one order, that of all listings, so that a slice of a listing is found there in
+one piece.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import apache_beam as beam
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import PASSING, ImageInfo, ImageRef, Previous, Rejected, Unreadable, is_json
-from pipeline.headers import names_of
 from pipeline.listing import read_listing
+from pipeline.names import names_of
 
 _BATCH = 10_000
 _HEADER = ("height", "width", "block_height", "block_width", "facts")
 
 
-@dataclasses.dataclass
-class RecallImages(beam.PTransform):
-    """URI of a listing -> ImageRef of headers to read, ``.infos`` of ImageInfo, ``.rejected`` of Rejected."""
-
-    config: Config
-    previous: Previous
-
-    def expand(self, uris):
-        return uris | beam.ParDo(_Recall(self.config, self.previous)).with_outputs("infos", "rejected", main="refs")
+def recall(refs: Sequence[ImageRef], config: Config, previous: Previous) -> Iterator[ImageRef | ImageInfo | Rejected]:
+    """The images of a slice of a listing, in its order: what their header says, or why they were rejected, where the
+    version before knows it; else what they are."""
+    known = _known(previous.folder, refs[0].image_id, refs[-1].image_id) if refs else {}
+    for ref in refs:
+        old, row = known.get(ref.image_id, (None, {}))
+        yield _recalled(ref, row, config, previous) if old and _said(old) == _said(ref) else ref
 
 
-class _Recall(beam.DoFn):
-    def __init__(self, config: Config, previous: Previous):
-        self._config, self._previous = config, previous
-
-    def process(self, uri: str) -> Iterator[Any]:
-        for one in recall(uri, self._config, self._previous):
-            kind = {ImageInfo: "infos", Rejected: "rejected"}.get(type(one))
-            yield beam.pvalue.TaggedOutput(kind, one) if kind else one
-
-
-def recall(uri: str, config: Config, previous: Previous) -> Iterator[ImageRef | ImageInfo | Rejected]:
-    """The images of a listing: what their header says, or why they were rejected, where the version before knows it."""
-    before = _known(previous.folder)
-    old = next(before, None)
-    for ref in read_listing(uri):
-        while old and old[0].image_id.split("/") < ref.image_id.split("/"):
-            old = next(before, None)
-        if old and old[0].image_id == ref.image_id and _said(old[0]) == _said(ref):
-            yield _recalled(ref, old[1], config, previous)
-        else:
-            yield ref
-
-
-def _known(folder: str) -> Iterator[tuple[ImageRef, dict[str, Any]]]:
-    """Each image of the version before with its row of the table of images."""
-    import pyarrow.parquet as pq
-
+def _known(folder: str, first: str, last: str) -> dict[str, tuple[ImageRef, dict[str, Any]]]:
+    """The images of the version before from one id to another, each with its row of the table of images."""
+    inputs, images = (storage.join(folder, name) for name in ("inputs.parquet", "images.parquet"))
+    rows = _between(inputs, first, last)
     columns = ["image_id", "split", "reason", "message", *_HEADER]
-    with storage.open_read(storage.join(folder, "images.parquet")) as file:
-        batches = pq.ParquetFile(file).iter_batches(_BATCH, columns=columns)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        for ref, row in zip(read_listing(storage.join(folder, "inputs.parquet")), rows, strict=True):
-            if ref.image_id != row["image_id"]:
-                raise RuntimeError(f"{folder}: inputs.parquet and images.parquet differ: {ref.image_id}")
-            yield ref, row
+    known = {}
+    for ref, row in zip(read_listing(inputs, *rows), storage.read_rows(images, *rows, columns), strict=True):
+        if ref.image_id != row["image_id"]:
+            raise RuntimeError(f"{folder}: inputs.parquet and images.parquet differ: {ref.image_id}")
+        known[ref.image_id] = ref, row
+    return known
+
+
+def _between(listing: str, first: str, last: str) -> tuple[int, int]:
+    """The rows of a listing whose ids are neither before ``first`` nor after ``last``: from the one to the other."""
+    before, end = 0, 0
+    sortable = lambda image_id: image_id.replace("/", "\0")  # as the parts of the ids sort
+    with storage.open_read(listing) as file:
+        for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=["image_id"]):
+            ids = pc.replace_substring(batch["image_id"], "/", "\0")
+            before += pc.sum(pc.less(ids, sortable(first))).as_py()
+            end += pc.sum(pc.less_equal(ids, sortable(last))).as_py()
+            if sortable(last) < ids[-1].as_py():
+                break
+    return before, end
 
 
 def _said(ref: ImageRef) -> tuple[str, ...]:

@@ -147,9 +147,12 @@ def local_runner(options: Any) -> Any:
     processes no options.
     """
     from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+    # Once a second a thread would send what another is just writing, half an element or one twice or not at all: a
+    # step that puts out some megabytes in more than a second fails then, or loses some of it.
+    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))

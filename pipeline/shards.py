@@ -37,7 +37,7 @@ from pipeline.elements import (
 )
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
-from pipeline.plan import cells_of, windows_of
+from pipeline.plan import cells_of, read_shard, windows_of
 from pipeline.records import Damaged, make_index, write_records
 from pipeline.regions import Part, make_regions
 from transforms import moments
@@ -47,7 +47,9 @@ from transforms.quality import Duplicates
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """ShardPlan -> the names of the shards that are complete, each with its index, its regions and its receipt.
+    """Shards as :class:`pipeline.plan.PlanShards` names them -> the names of those that are complete.
+
+    Each has its index, its regions and its receipt then.
 
     Args:
         config: the build.
@@ -61,12 +63,12 @@ class WriteShards(beam.PTransform):
     threads: int | None = None
     previous: Previous | None = None
 
-    def expand(self, plans):
+    def expand(self, planned):
         do = _Write(self.config, self.folder, self.threads, self.previous)
         workers = self.config.workers
         hints = {"accelerator": workers.accelerator, "min_ram": workers.min_ram and f"{workers.min_ram}B"}
         write = beam.ParDo(do).with_output_types(str)
-        return plans | write.with_resource_hints(**{name: hint for name, hint in hints.items() if hint})
+        return planned | write.with_resource_hints(**{name: hint for name, hint in hints.items() if hint})
 
 
 class _Write(beam.DoFn):
@@ -78,7 +80,8 @@ class _Write(beam.DoFn):
         limit_tensorflow_threads(self._threads)
         device(self._config.workers)  # a missing GPU fails here, before anything is read
 
-    def process(self, plan: ShardPlan) -> Iterator[str]:
+    def process(self, planned: tuple[str, str]) -> Iterator[str]:
+        plan = read_shard(*planned)
         for name, count in self._written(plan).items():
             beam.metrics.Metrics.counter("patchbeam", name).inc(count)
         yield plan.name

@@ -1,9 +1,11 @@
 """From images to a published dataset and back, through the whole flow."""
 
+import collections
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +27,7 @@ from pipeline.build import TooManyRejected, build
 from pipeline.config import Config, ConfigError
 from pipeline.dataset import open_dataset
 from pipeline.elements import Unreadable
+from pipeline.listing import slices_of
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 
@@ -263,8 +266,9 @@ def test_bytes_depend_on_the_images_and_the_configuration_alone(images, tmp_path
         ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
     )
     assert checksums(processes.folder) == expected
-    read_listing = building.read_listing
-    monkeypatch.setattr(building, "read_listing", lambda uri: reversed(list(read_listing(uri))))
+    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (2, 2))
+    monkeypatch.setattr("pipeline.plan._GATHERED", 3)
+    monkeypatch.setattr(building, "slices_of", lambda images: slices_of(images)[::-1])
     turned = run(configure(root, tmp_path / "turned", output=small))
     assert checksums(turned.folder) == expected
     shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)  # other times, too
@@ -430,6 +434,26 @@ def test_a_build_that_dies_leaves_the_published_version_and_its_own_shards_to_th
     assert checksums(finished.folder) == checksums(clean.folder)
 
 
+def test_what_an_attempt_left_of_more_images_is_not_counted(images, tmp_path, no_graphs, monkeypatch):
+    root, _ = images
+    config = configure(root, tmp_path / "out", output={"shard_size": "20KB"})
+    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (2, 2))
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "_collect", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(config)
+    left = {path.name for path in (tmp_path / "out").glob("versions/*/work/images-*")}
+    assert left == {f"images-{number:05d}-of-00003.parquet" for number in range(3)}
+    for name in ("cats/a.png", "dogs/d.tif"):
+        (root / name).unlink()
+    finished = run(config)
+    assert finished.manifest["accounts"]["images"] == 4
+    assert len(list((tmp_path / "out/versions").iterdir())) == 1
+    clean = run(configure(root, tmp_path / "clean", output={"shard_size": "20KB"}))
+    assert checksums(finished.folder) == checksums(clean.folder)
+    assert finished.manifest["accounts"] == clean.manifest["accounts"]
+
+
 def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_reused(
     images, tmp_path, no_graphs, monkeypatch
 ):
@@ -486,6 +510,14 @@ def test_the_commands_build_plan_inspect_and_verify(command_line, tmp_path):
     assert "images    6 found" in planned.stdout and "patches" in planned.stdout
     built = patchbeam("build", command_line, "--", "--direct_num_workers=2")
     assert built.returncode == 0, built.stderr
+    dataset = open_dataset(str(tmp_path / "out"))
+    for split, facts in dataset.manifest["splits"].items():
+        patches = collections.Counter(row["shard"] for row in read_index(dataset.folder) if row["split"] == split)
+        uneven = max(patches.values()) * facts["shards"] / sum(patches.values())
+        assert facts["largest_to_mean"] == pytest.approx(uneven, abs=5e-4)
+        assert re.search(
+            rf"{split} .* {facts['shards']} shards, .*, the largest {uneven:.2f} x the mean", planned.stdout
+        )
     assert "images    6, 0 of them with rejections" in built.stdout
     assert "dataset" in built.stdout
     again = patchbeam("build", command_line)

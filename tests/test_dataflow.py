@@ -103,7 +103,7 @@ def test_the_hints_are_on_the_writing_step_and_on_no_other(components):
 
 
 def test_listing_inspecting_and_planning_run_in_an_environment_without_hints(components):
-    names = {"ListImages", "InspectImages/ParDo(_Inspect)", "PlanShards/ShardPlan", "RecordImages/WritePart"}
+    names = {"InspectImages/ParDo(_Inspect)", "PlanShards/WritePlan", "PlanShards/Gather"}
     plain = {
         t.unique_name
         for t in components.transforms.values()

@@ -5,6 +5,7 @@ import hashlib
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as _TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
@@ -12,8 +13,10 @@ from PIL import Image
 
 from pipeline.config import Constant, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
-from pipeline.headers import InspectImages, inspect_image
+from pipeline.headers import InspectImages, inspect_image, inspect_images
+from pipeline.listing import Slice, make_listing
 from pipeline.names import name_of, split_of
+from pipeline.plan import Totals
 
 
 @pytest.mark.parametrize(
@@ -197,15 +200,29 @@ def test_every_image_comes_out_as_information_or_as_a_rejection(image, make_conf
     (tmp_path / "page.png").write_bytes(b"<html>")
     page, gone = ImageRef("page.png", str(tmp_path / "page.png"), ""), ImageRef("gone", str(tmp_path / "gone"), "")
     config = make_config(splits={"all": 1})
+    info = ImageInfo("good.png", good.uri, "1-2", 30, 20, 30, 20, "all", "", "good.png")
+    rows = [
+        ("format_mismatch", "1-channel uint8, the configuration asks for 3-channel uint8; build it apart with "
+         "input.channels: 1, input.dtype: uint8; or choose input.bands, or input.convert: rgb or gray", "grey.png"),
+        ("unknown_format", "starts with b'<html>' (a web page?); known are JPEG, PNG, TIFF, WebP, AVIF, "
+         "JPEG 2000, BMP, GIF, PNM, DICOM, NIfTI, Zarr and slides", "page.png"),
+        ("io_error", "cannot be opened: No such file or directory", "gone"),
+    ]  # fmt: skip
+    grey_, page_, gone_ = (Rejected("inspect", *row, level=0) for row in rows)
+    known = info._replace(image_id="known.png")
+    found = inspect_images([known, gone, good, grey_, page], config)
+    assert list(found) == [known, gone_, info, grey_, page_]
+    make_listing([good, gone, grey, page]).save(str(tmp_path / "inputs.parquet"))
     with _TestPipeline(runner="FnApiRunner", argv=[]) as p:
-        found = p | beam.Create([good, grey, page, gone]) | InspectImages(config)
-        infos = [ImageInfo("good.png", good.uri, "1-2", 30, 20, 30, 20, "all", "", "good.png")]
-        assert_that(found.infos, equal_to(infos), "infos")
-        rows = [
-            ("format_mismatch", "1-channel uint8, the configuration asks for 3-channel uint8; build it apart with "
-             "input.channels: 1, input.dtype: uint8; or choose input.bands, or input.convert: rgb or gray", "grey.png"),
-            ("unknown_format", "starts with b'<html>' (a web page?); known are JPEG, PNG, TIFF, WebP, AVIF, "
-             "JPEG 2000, BMP, GIF, PNM, DICOM, NIfTI, Zarr and slides", "page.png"),
-            ("io_error", "cannot be opened: No such file or directory", "gone"),
-        ]  # fmt: skip
-        assert_that(found.rejected, equal_to([Rejected("inspect", *row, level=0) for row in rows]), "rejected")
+        totals = (
+            p | beam.Create([Slice(1, 3, 1, 3), Slice(0, 3, 0, 1), Slice(2, 3, 3, 4)])
+            | InspectImages(config, str(tmp_path / "inputs.parquet"), str(tmp_path))
+        )  # fmt: skip
+        assert_that(totals, equal_to([("all", Totals(1, 1, 1, 1, 600))]))
+    facts = [pq.read_table(tmp_path / f"images-0000{n}-of-00003.parquet").to_pylist() for n in range(3)]
+    columns = ("image_id", "split", "height", "planned", "reason", "message")
+    assert [[tuple(row[name] for name in columns) for row in rows] for rows in facts] == [
+        [("good.png", "all", 30, 1, None, None)],
+        [(row.image_id, None, None, 0, row.reason, row.message) for row in (gone_, grey_)],
+        [(row.image_id, None, None, 0, row.reason, row.message) for row in (page_,)],
+    ]

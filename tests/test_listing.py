@@ -1,6 +1,7 @@
 """Images are listed once, in one order, with ids that do not depend on where they lie."""
 
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from pipeline import listing, storage
 from pipeline.config import ConfigError, Input
 from pipeline.elements import ImageRef
-from pipeline.listing import check_inputs, list_images, make_listing, read_listing
+from pipeline.listing import check_inputs, list_images, make_listing, read_listing, slices_of
 
 
 def make(folder, *names):
@@ -159,9 +160,12 @@ def test_a_listing_is_read_as_it_was_made(tmp_path, monkeypatch):
     refs = [ImageRef(f"{i:03d}/é {i}.png", f"/data/{i:03d}/é {i}.png", f"{i}-{i * 7}") for i in range(25)]
     monkeypatch.setattr(listing, "_BATCH", 4)
     made = make_listing(iter(refs))
-    storage.write_bytes(str(tmp_path / "inputs.parquet"), made.table)
+    made.save(str(tmp_path / "inputs.parquet"))
     assert list(read_listing(str(tmp_path / "inputs.parquet"))) == refs
     assert made.images == 25
+    monkeypatch.setattr(storage, "_BATCH", 3)  # groups of four rows, read by three
+    for first, end in itertools.combinations_with_replacement(range(26), 2):
+        assert list(read_listing(str(tmp_path / "inputs.parquet"), first, end)) == refs[first:end]
     assert pq.read_table(tmp_path / "inputs.parquet").to_pylist() == [ref._asdict() for ref in refs]
 
 
@@ -175,9 +179,24 @@ def test_the_digest_is_that_of_ids_and_fingerprints_whatever_the_batches(monkeyp
 
 def test_an_empty_listing_is_a_table_without_rows(tmp_path):
     made = make_listing([])
-    storage.write_bytes(str(tmp_path / "inputs.parquet"), made.table)
+    made.save(str(tmp_path / "inputs.parquet"))
     assert list(read_listing(str(tmp_path / "inputs.parquet"))) == []
     assert made.images == 0
+
+
+@pytest.mark.parametrize("images", [0, 1, 15, 16, 17, 40, 2000, 2048, 2049, 100_003, 1_000_000, 5_000_000])
+def test_every_row_is_in_one_slice(images):
+    slices = slices_of(images)
+    assert [row for each in slices for row in (each.first, each.end)][1:-1:2] == [each.first for each in slices[1:]]
+    assert (slices[0].first, slices[-1].end) == (0, images)
+    assert [(each.number, each.of) for each in slices] == [(number, len(slices)) for number in range(len(slices))]
+    assert all(each.first < each.end for each in slices) or images == 0
+    assert len(slices) <= max(128, images // 16_000)
+    assert len({each.file("images") for each in slices}) == len(slices)
+
+
+def test_two_thousand_slides_are_enough_slices_for_a_hundred_workers():
+    assert len(slices_of(2000)) > 100
 
 
 def digest_of(folder):

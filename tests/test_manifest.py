@@ -91,11 +91,16 @@ def test_the_three_forms_say_the_same_in_the_order_of_the_ids(folder, form):
         assert meta_of(ref) == {name: row[name] for name in KINDS}
 
 
+def content(listing):
+    listing.table.seek(0)
+    return listing.table.read()
+
+
 def test_the_order_of_rows_and_columns_does_not_change_the_listing(folder):
     config, listing = find_images(listed(write(folder, ROWS))[0])
     turned = [dict(reversed(row.items())) for row in reversed(ROWS)]
     again, other = find_images(listed(write(folder, turned, name="turned.csv"))[0])
-    assert (other.digest, other.table) == (listing.digest, listing.table)
+    assert (other.digest, content(other)) == (listing.digest, content(listing))
     assert again.content_digest() == config.content_digest()
 
 
@@ -339,7 +344,7 @@ def test_rows_are_read_one_after_the_other(folder):
 
 def test_the_listing_holds_what_the_manifest_gave(folder):
     config, refs = listed(write(folder, ROWS))
-    table = pq.read_table(pa.BufferReader(make_listing(refs).table)).to_pylist()
+    table = pq.read_table(make_listing(refs).table).to_pylist()
     assert table == [ref._asdict() for ref in refs]
     assert config.input.columns == KINDS
 

@@ -1,4 +1,4 @@
-"""Memory stays flat: measured over all processes of a build, on pictures of 0.9 and 1.8 gigapixels."""
+"""Memory stays flat, measured over all processes: on pictures of 0.9 and 1.8 gigapixels, and on very many images."""
 
 import pathlib
 import subprocess
@@ -21,12 +21,12 @@ def peak_of_build(picture, out) -> int:
     """Peak memory of a build with two processes."""
     arguments = ["--input", picture, "--output", out, "--set", "output.encoding=jpeg", "--set", "splits={train: 1}"]
     flags = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
-    return peak_of("build", "configs/quickstart.yaml", *arguments, "--", *flags)
+    return peak_of("-m", "pipeline", "build", "configs/quickstart.yaml", *arguments, "--", *flags)
 
 
 def peak_of(*arguments) -> int:
-    """Highest sum of the resident memory of a command and its children, sampled 20 times a second."""
-    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    """Highest sum of the resident memory of a program and its children, sampled 20 times a second."""
+    command = [sys.executable, *map(str, arguments)]
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak, root = 0, psutil.Process(process.pid)
     while process.poll() is None:
@@ -78,7 +78,8 @@ def test_a_picture_of_30000_pixels_a_side_is_stitched_within_2_gb(tmp_path):
 
     target = tmp_path / "scores.tif"
     began = time.perf_counter()
-    peak = peak_of("stitch", tmp_path / "out", "--image", "big.tif", "--predictions", folder, "--output", target)
+    command = ("-m", "pipeline", "stitch", tmp_path / "out", "--image", "big.tif")
+    peak = peak_of(*command, "--predictions", folder, "--output", target)
     print(f"{peak / 1e9:.2f} GB, {time.perf_counter() - began:.0f} s, a file of {target.stat().st_size / 1e9:.2f} GB")
     assert peak < 2e9
     for level in (0, 1):
@@ -89,3 +90,12 @@ def test_a_picture_of_30000_pixels_a_side_is_stitched_within_2_gb(tmp_path):
             rows, cols = (np.arange(start, start + 300) << level >> 8 for start in (row, col))
             np.testing.assert_array_equal(found, rows[:, None] * len(starts) + cols)
         reader.close()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+def test_two_hundred_thousand_images_are_planned_within_0_6_gb_and_little_more_than_fifty_thousand():
+    peaks = {images: peak_of("benchmarks/planning.py", images) for images in (50_000, 200_000)}
+    print({images: f"{peak / 1e9:.2f} GB" for images, peak in peaks.items()})
+    assert peaks[200_000] < 0.6e9
+    assert peaks[200_000] < peaks[50_000] + 0.15e9  # a kilobyte for each further one

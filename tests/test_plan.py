@@ -13,9 +13,22 @@ from apache_beam.testing.test_pipeline import TestPipeline as _TestPipeline
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import plan
+from pipeline import plan, storage
 from pipeline.elements import ImageInfo, Region, ShardPlan
-from pipeline.plan import PlanShards, Totals, grid_of, read_plan, regions_of, shard_count, shard_of, windows_of
+from pipeline.listing import slices_of
+from pipeline.plan import (
+    PlanShards,
+    Totals,
+    grid_of,
+    read_plan,
+    read_shard,
+    regions_of,
+    regions_table,
+    shard_count,
+    shard_of,
+    shard_patches,
+    windows_of,
+)
 
 
 def make_image(height, width, block_height=256, block_width=256, image_id="a.svs", split="train"):
@@ -234,23 +247,29 @@ def test_shards_are_alike_in_size(make_config):
 
 def run_plan(images, config, folder):
     """The plans by name, through Beam."""
-    plans = []
+    measured = []
+    for each in slices_of(len(images)):
+        table, totals = regions_table(images[each.first : each.end], config)
+        storage.write_table(str(folder / each.file("regions")), table)
+        measured += totals.items()
     with _TestPipeline(runner="FnApiRunner", argv=[]) as p:
-        found = p | beam.Create(images) | PlanShards(config, str(folder))
-        (
-            found
-            | beam.Map(lambda plan: list(plan))
-            | beam.Map(json.dumps)
-            | (beam.io.WriteToText(str(folder / "plans"), shard_name_template=""))
-        )
-    for line in (folder / "plans").read_text().splitlines():
-        *shard, regions = json.loads(line)
-        plans.append(ShardPlan(*shard, tuple(Region(ImageInfo(*image), *area) for image, *area in regions)))
-    return {plan.name: plan for plan in plans}
+        found = p | beam.Create(measured) | PlanShards(config, str(folder), len(images))
+        found | beam.Map(json.dumps) | beam.io.WriteToText(str(folder / "plans"), shard_name_template="")
+    found = [json.loads(line) for line in (folder / "plans").read_text().splitlines()]
+    assert len({name for name, _ in found}) == len(found)
+    return {name: read_shard(name, uri) for name, uri in found}
+
+
+@pytest.fixture(params=[(16, 1 << 16), (3, 2)], ids=["few tables", "many tables"])
+def tables(request, monkeypatch):
+    """Images in each slice of a listing, and regions that are gathered in one table."""
+    images, regions = request.param
+    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (images, images))
+    monkeypatch.setattr("pipeline.plan._GATHERED", regions)
 
 
 @pytest.fixture
-def splits(make_config):
+def splits(make_config, tables):
     output = {"encoding": "raw", "shard_size": "2MB"}
     return make_config(patch={"size": 100}, output=output, splits={"train": 0.7, "val": 0.2, "test": 0.1})
 
@@ -274,6 +293,26 @@ def test_every_shard_of_every_split_has_a_plan_also_the_empty_ones(splits, tmp_p
         "val": {"images": 1, "regions": 1, "windows": 1, "patches": 1, "whole_pixels": 3000, "shards": 1},
         "test": {"images": 0, "regions": 0, "windows": 0, "patches": 0, "whole_pixels": 0, "shards": 1},
     }  # fmt: skip
+
+
+def test_the_regions_of_every_shard_are_those_that_are_dealt_to_it(make_config, tmp_path, tables):
+    config = make_config(patch={"size": 256}, output={"shard_size": "20MB"}, splits={"a": 0.5, "b": 0.5})
+    images = [
+        make_image(9_000 + 1000 * n, 8_000 + 1500 * n, image_id=f"{n}/slide.svs", split="ab"[n % 3 == 0])
+        for n in range(10)
+    ]
+    plans = run_plan(images, config, tmp_path)
+    for split, facts in read_plan(str(tmp_path)).items():
+        regions = [region for image in images if image.split == split for region in regions_of(image, config)]
+        assert facts["shards"] > 8
+        dealt = shards_of(regions, facts["shards"], config)
+        loads = []
+        for number in range(facts["shards"]):
+            found = plans[f"{split}-{number:05d}-of-{facts['shards']:05d}"]
+            assert found == ShardPlan(split, number, facts["shards"], tuple(sorted(dealt[number])))
+            loads.append(sum(grid_of(r.image, config).cells(r.area).count for r in found.regions))
+        assert sorted(shard_patches(str(tmp_path), split, facts)) == sorted(loads)
+    assert len(plans) == sum(facts["shards"] for facts in read_plan(str(tmp_path)).values())
 
 
 def test_more_images_move_no_region_of_the_others(splits, tmp_path):

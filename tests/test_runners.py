@@ -1,5 +1,6 @@
 """Beam's options are checked, and the local runner uses all cores unless told otherwise."""
 
+import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -9,6 +10,8 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.worker import data_plane
+from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline import runners
 from pipeline.config import ConfigError
@@ -195,3 +198,13 @@ def test_threads_are_shared_among_the_processes_of_this_machine(flags, threads):
 def test_zero_workers_are_one_for_every_core():
     options = parse_options(["--direct_num_workers=0", "--direct_running_mode=multi_processing"])
     assert threads_per_process(options) == 1
+
+
+def test_no_thread_sends_what_another_is_writing(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("a stream that a timer sends, also in the middle of an element")
+
+    monkeypatch.setattr(data_plane.TimeBasedBufferingClosableOutputStream, "__init__", fail)
+    options = parse_options(["--direct_num_workers=2"])
+    with beam.Pipeline(runner=make_runner(options), options=options) as p:
+        assert_that(p | beam.Create([1, 2, 3]) | beam.Reshuffle() | beam.Map(lambda n: -n), equal_to([-1, -2, -3]))
