@@ -23,7 +23,7 @@ from pipeline.listing import Listing, find_images, slices_of
 from pipeline.plan import PlanShards, largest_to_mean, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
-from pipeline.runners import make_runner, run_to_end, threads_per_process
+from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process
 from pipeline.summary import summarize
 
 _SOFTWARE = (
@@ -271,9 +271,7 @@ def _run(
         storage.delete(storage.join(work, "plan.json"))
     p = make_pipeline(config, options, folder, listing.images, previous)
     with watch(folder, work, show):
-        result = run_to_end(p, options)
-    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace("patchbeam"))["counters"]
-    return {counter.key.metric.name: counter.result for counter in sorted(found, key=lambda c: c.key.metric.name)}
+        return counters_of(run_to_end(p, options))
 
 
 def _collect(folder: str, work: str) -> dict[str, sums.Sums]:

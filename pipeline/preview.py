@@ -9,28 +9,35 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.accounts import read_images
-from pipeline.build import plan_flow
+from pipeline.build import find_previous, plan_flow
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.listing import find_images
 from pipeline.parallel import cores
 from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan, shard_patches
-from pipeline.runners import make_runner, threads_per_process
+from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process
 
 # Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
 _IDLE_BYTES = 800 * 10**6
 
 
 def preview(config: Config, options: Any, work: str) -> str:
-    """Runs the half of the flow that reads headers, in the local folder ``work``, and tells what it found."""
+    """Runs the half of the flow that reads headers, in the local folder ``work``, and tells what it found.
+
+    What the published version knows of images that are the same is not read again, as in a build.
+    """
     config, listing = find_images(config)
     path = os.path.join(work, "inputs.parquet")
     listing.save(path)
     p = beam.Pipeline(runner=make_runner(options), options=options)
-    plan_flow(p, config, path, listing.images, work)
-    p.run().wait_until_finish()
+    previous = find_previous(config)
+    plan_flow(p, config, path, listing.images, work, previous)
+    opened = counters_of(run_to_end(p, options)).get("images_opened", 0)
     plan = read_plan(work) or {}
     lines = [f"images    {listing.images:,} found"]
+    if previous:
+        version = previous.folder.rpartition("/")[2]
+        lines[0] += f", {listing.images - opened:,} of them as in {version}: their headers were not read"
     for split, facts in plan.items():
         estimate = facts["patches"] * patch_bytes(config)
         lines.append(

@@ -140,6 +140,14 @@ def run_to_end(p: Any, options: Any) -> Any:
     return result
 
 
+def counters_of(result: Any) -> dict[str, int]:
+    """The counters of a pipeline that has ended, by name."""
+    from apache_beam.metrics import MetricsFilter
+
+    found = result.metrics().query(MetricsFilter().with_namespace("patchbeam"))["counters"]
+    return {counter.key.metric.name: counter.result for counter in sorted(found, key=lambda c: c.key.metric.name)}
+
+
 def local_runner(options: Any) -> Any:
     """Beam's in-process runner, with the options handed on to its workers.
 
