@@ -31,7 +31,7 @@ from pipeline.elements import (
 from pipeline.parallel import Clock
 from pipeline.plan import shard_of
 from pipeline.records import Row, extra_schema, order_of, places_of, read_payload
-from pipeline.regions import Part, filtered_and_rejected, pixels_digest
+from pipeline.regions import Part, filtered_and_rejected, pixels_digests
 from transforms.example import from_example, to_example
 
 
@@ -82,6 +82,7 @@ class Copier:
 
     def __init__(self, previous: Previous, config: Config, clock: Clock):
         self._previous, self._config, self._clock = previous, config, clock
+        self._pixels_digest = pixels_digests(config)
         self._shards: dict[str, _Shard | None] = {}
         self.files: list[BinaryIO] = []
 
@@ -98,7 +99,7 @@ class Copier:
             return None
         shards = self._previous.shards[image.was]
         shard = self._shard(ShardPlan(image.was, shard_of(region, shards, config), shards, ()).name)
-        entry = shard and shard.regions.get(pixels_digest(region, config))
+        entry = shard and shard.regions.get(self._pixels_digest(region))
         if not shard or not entry:
             return None
         renamed = entry["names"] != image.names_digest
@@ -115,7 +116,7 @@ class Copier:
 
     def _shard(self, name: str) -> _Shard | None:
         if name not in self._shards:
-            self._shards[name] = _open(self._previous.folder, name, len(self.files) + 1)
+            self._shards[name] = _open(self._previous.folder, name, len(self.files) + 1, self._config)
             if shard := self._shards[name]:
                 self.files.append(shard.file)
         return self._shards[name]
@@ -140,37 +141,41 @@ class Copier:
 
 
 class _Shard(NamedTuple):
-    """An earlier shard: its file and its number in ``Copier.files``, its regions by their digests, its index."""
+    """An earlier shard: its file and its number in ``Copier.files``, its regions by their digests, its index.
+
+    The last two are the columns of ``Row.extra`` and of ``Row.beside``.
+    """
 
     file: BinaryIO
     number: int
     regions: dict[bytes, dict[str, Any]]
     columns: dict[str, list]
+    extra: list[list]
+    beside: list[tuple[list, list]]
 
     def row(self, record: int, region: Region, config: Config) -> Row:
         """A record of it as a row of a new shard."""
-        value = lambda name: self.columns[name][record]
-        image, offset = region.image, value("offset")
-        row, col, copy = value("row"), value("col"), value("copy") if "copy" in self.columns else 0
-        places = [(value(f"{name}_offset"), value(f"{name}_length")) for name in config.beside]
+        columns, image = self.columns, region.image
+        offset, row, col = columns["offset"][record], columns["row"][record], columns["col"][record]
+        copy = columns["copy"][record] if "copy" in columns else 0
         return Row(
             order=order_of(config, image.image_id, row, col, copy),
             image=image,
             row=row,
             col=col,
             copy=copy,
-            label=value("label") if config.labels_patches else image.label,
-            length=value("length"),
-            image_offset=value("image_offset") - offset,
-            image_length=value("image_length"),
+            label=columns["label"][record] if config.labels_patches else image.label,
+            length=columns["length"][record],
+            image_offset=columns["image_offset"][record] - offset,
+            image_length=columns["image_length"][record],
             spooled=offset,
-            extra=tuple(self.columns[name][record] for name in extra_schema(config).names),
-            beside=tuple((start - offset, length) for start, length in places),
+            extra=tuple(column[record] for column in self.extra),
+            beside=tuple((starts[record] - offset, lengths[record]) for starts, lengths in self.beside),
             source=self.number,
         )
 
 
-def _open(folder: str, name: str, number: int) -> _Shard | None:
+def _open(folder: str, name: str, number: int, config: Config) -> _Shard | None:
     """A shard of the previous version, if its tables are those that were written."""
     receipt = read_receipt(folder, name)
     if not receipt:
@@ -189,4 +194,7 @@ def _open(folder: str, name: str, number: int) -> _Shard | None:
     if storage.size(path) != receipt.bytes:
         return None
     regions = {row["pixels"]: row for row in tables[0].to_pylist()}
-    return _Shard(storage.open_read(path), number, regions, tables[1].to_pydict())
+    columns = tables[1].to_pydict()
+    extra = [columns[name] for name in extra_schema(config).names]
+    beside = [(columns[f"{name}_offset"], columns[f"{name}_length"]) for name in config.beside]
+    return _Shard(storage.open_read(path), number, regions, columns, extra, beside)

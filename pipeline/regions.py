@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -50,9 +50,10 @@ class Part(NamedTuple):
     moments: bytes
 
 
-def pixels_digest(region: Region, config: Config) -> bytes:
-    """Equal for regions whose patches have equal pixels, scores and rejections, in whatever version."""
-    return region.pixels_digest(config.pixel_digest(), config.records_per_patch(region.image.split))
+def pixels_digests(config: Config) -> Callable[[Region], bytes]:
+    """A function that is equal for regions whose patches have equal pixels, scores and rejections, in any version."""
+    of_config = config.pixel_digest()
+    return lambda region: region.pixels_digest(of_config, config.records_per_patch(region.image.split))
 
 
 def make_regions(parts: Sequence[Part], rows: Sequence[Row], config: Config) -> bytes:
@@ -63,12 +64,12 @@ def make_regions(parts: Sequence[Part], rows: Sequence[Row], config: Config) -> 
         rows: its patches, in the order of the file.
         config: the build.
     """
-    numbers = {row.identity: number for number, row in enumerate(rows)}
+    numbers, pixels_digest = {row.identity: number for number, row in enumerate(rows)}, pixels_digests(config)
     entries = [
         (
             part.region.image.image_id,
             *part.region.area,
-            pixels_digest(part.region, config),
+            pixels_digest(part.region),
             part.region.image.names_digest,
             json.dumps(dict(sorted(part.filtered.items()))),
             json.dumps([rejected._asdict() for rejected in sorted(part.rejected)]),

@@ -165,7 +165,8 @@ def test_scores_masks_columns_and_copies_are_copied_and_renamed(tmp_path, small_
     write_png(root / "masks/6.png", noise(90, 130, channels=1)[..., 0])
     replaced = build_again()
     assert replaced["images_opened"] == 2
-    assert 0 < replaced["records_copied"] < replaced["patches_written"]
+    assert replaced["records_copied"] < replaced["patches_written"]
+    assert replaced["records_copied"] + replaced["shards_taken_over"] > 0  # large patches: an image may fill a shard
     rows[2][2] = rows[3][2]  # into the group, and perhaps the split, of another
     build_again()
     assert verify(open_dataset(str(tmp_path / "out")), 2) == []
