@@ -36,7 +36,7 @@ Reason = Literal[
     "timeout",  # decoding took longer than a window may take
     "crashed",  # the decoder died
     "no_name",  # the regular expression for label or group does not match
-    "io_error",  # the storage did not deliver
+    "io_error",  # the storage did not deliver, or the machine no process to decode
     "changed",  # not the image any more that was planned
 ]
 

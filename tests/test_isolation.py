@@ -241,23 +241,20 @@ def test_an_image_is_opened_anew_after_an_error(tmp_path):
     np.testing.assert_array_equal(reader.read(Box(40, 60, 5, 5)), photo(100, 131)[40:45, 60:65])
 
 
-def test_decoders_that_do_not_start_name_the_way_out(monkeypatch):
-    """As where a library of the readers is not installed."""
-    monkeypatch.setattr(isolation, "_START", "import a_library_that_is_not_there")
+@pytest.mark.parametrize(
+    ("program", "message", "reason"),
+    [
+        ("import a_library_that_is_not_there", "patchbeam doctor says what is missing", "missing_extra"),
+        ("import os; os.kill(os.getpid(), 9)", "the process that decoders come from died of SIGKILL", "io_error"),
+    ],
+)
+def test_decoders_that_do_not_start_name_the_way_out(monkeypatch, program, message, reason):
+    monkeypatch.setattr(isolation, "_START", program)
     monkeypatch.setattr(isolation, "_nursery", None)
     monkeypatch.setattr(isolation, "_idle", [])
-    with pytest.raises(Unreadable, match="patchbeam doctor says what is missing") as caught:
+    with pytest.raises(Unreadable, match=message) as caught:
         isolated(SAMPLES / "photos/chelsea.png")
-    assert caught.value.reason == "missing_extra"
-
-
-def test_a_nursery_that_was_killed_is_not_taken_for_a_missing_library(monkeypatch):
-    monkeypatch.setattr(isolation, "_START", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    monkeypatch.setattr(isolation, "_nursery", None)
-    monkeypatch.setattr(isolation, "_idle", [])
-    with pytest.raises(Unreadable, match="the process that decoders come from died of SIGKILL") as caught:
-        isolated(SAMPLES / "photos/chelsea.png")
-    assert caught.value.reason == "io_error"
+    assert caught.value.reason == reason
 
 
 def test_a_nursery_that_lives_is_not_waited_for(monkeypatch):
