@@ -18,7 +18,7 @@ import servers
 import tifffile
 
 import pipeline
-from pipeline import lease, ranges, storage, stores
+from pipeline import lease, ranges, runs, storage, stores
 from pipeline.build import build
 from pipeline.config import Config, ConfigError
 from pipeline.dataset import open_dataset
@@ -452,3 +452,12 @@ def test_one_build_at_a_time_has_an_output_in_a_store(root, scheme, proxy, reque
             held.publish(name)
     assert storage.read_bytes(f"{root}/LATEST").decode().strip() == name
     assert lease.Owner.decode(storage.read_bytes(f"{root}/LEASE")).id == other.id
+
+
+def test_runs_are_noted_in_a_store_where_there_is_an_output(root):
+    for there in (False, True):
+        if there:
+            storage.write_bytes(f"{root}/versions/20240101T000000Z-abababab/manifest.json", b"{}")
+        for number in range(3):
+            runs.add({"output": root, "number": number})
+        assert [run["number"] for run in runs.read_runs(root)] == [0, 1, 2] * there
