@@ -17,7 +17,7 @@ from pipeline.config import Config, Gates
 from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import FORMAT, PASSING, Previous, files_of
 from pipeline.exits import Ended, Exit
-from pipeline.graphs import graphs_ahead
+from pipeline.graphs import graphs_program
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, slices_of
 from pipeline.plan import PlanShards, largest_to_mean, read_plan
@@ -142,7 +142,7 @@ def _build(
     previous = None if fresh else find_previous(config, retry)
     folder = begin(config, listing)
     name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
-    with graphs_ahead() as write_graphs:
+    with graphs_program(ahead=previous is not None) as write_graphs:  # a rebuild is short
         counters = _run(config, options, folder, work, listing, previous, show)
         totals = _collect(folder, work)
         account = accounts.settle(folder, work, config, listing.images, totals)

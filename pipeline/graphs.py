@@ -1,12 +1,13 @@
-"""The graphs of the normalisation, made by a program that is started ahead: its imports take ten seconds.
+"""The graphs of the normalisation, made by a program of its own.
 
-They pass while images are cut. An interpreter of its own, because there the names that TensorFlow counts up and the
-order of Python's sets are the same each time, and so are the bytes of the graphs.
+In an interpreter of its own the names that TensorFlow counts up and the order of Python's sets are the same each time,
+and so are the bytes of the graphs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -22,8 +23,12 @@ Write = Callable[[str, Config, Rows], None]
 
 
 @contextlib.contextmanager
-def graphs_ahead() -> Iterator[Write]:
-    """Starts ``pipeline.normalization``, and ends it with the block.
+def graphs_program(ahead: bool) -> Iterator[Write]:
+    """Runs ``pipeline.normalization``, and ends it with the block.
+
+    Args:
+        ahead: whether it starts now. Its imports take ten seconds, which pass while images are cut; and half a
+            gigabyte of memory, which a build of much does not have to spare.
 
     Yields:
         A function ``(folder, config, rows)``, to be called at most once: writes ``transform_fn``,
@@ -33,9 +38,14 @@ def graphs_ahead() -> Iterator[Write]:
     environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as local, tempfile.TemporaryFile("w+") as log:
         program = [sys.executable, "-m", "pipeline.normalization", local]
-        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True)  # noqa: S603
+        start = functools.partial(
+            subprocess.Popen, program, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True
+        )
+        process = start() if ahead else None
 
         def write(folder: str, config: Config, rows: Rows) -> None:
+            nonlocal process
+            process = process or start()
             wanted = {"size": config.patch.size, "channels": config.input.channels, "dtype": config.input.dtype}
             process.communicate(json.dumps(wanted | {"rows": rows}))
             if process.returncode:
@@ -48,5 +58,6 @@ def graphs_ahead() -> Iterator[Write]:
         try:
             yield write
         finally:
-            process.kill()
-            process.wait()
+            if process:
+                process.kill()
+                process.wait()

@@ -28,7 +28,7 @@ from pipeline.build import build
 from pipeline.config import Config
 from pipeline.runners import parse_options
 
-pipeline.build.graphs_ahead = lambda: contextlib.nullcontext(lambda *_: None)
+pipeline.build.graphs_program = lambda **_: contextlib.nullcontext(lambda *_: None)
 print("ready", flush=True)
 for line in sys.stdin:
     pid = os.fork()

@@ -69,7 +69,7 @@ def configure(root, out, **sections):
 @pytest.fixture
 def no_graphs(monkeypatch):
     """Leaves out the analysis with tf-transform, which takes ten seconds, where a test is not about it."""
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
 
 
 def run(config, flags=ONE_WORKER):

@@ -26,7 +26,7 @@ SIZE = 32
 @pytest.fixture(autouse=True)
 def no_graphs(monkeypatch):
     """Leaves out the analysis with tf-transform, which takes ten seconds."""
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ rng = np.random.default_rng(0)
 @pytest.fixture(autouse=True, scope="module")
 def no_graphs():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.build.graphs_ahead", MagicMock())
+        patch.setattr("pipeline.build.graphs_program", MagicMock())
         yield
 
 

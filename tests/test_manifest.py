@@ -364,7 +364,7 @@ def pictures(tmp_path):
 
 
 def test_what_a_manifest_says_arrives_in_records_index_and_metadata(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
     manifest, rows = pictures
     config = Config.model_validate(
         {

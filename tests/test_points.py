@@ -40,7 +40,7 @@ def test_the_centre_of_a_padded_patch_is_at_most_half_a_pixel_from_its_point(poi
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
     (tmp_path / "data").mkdir()
     tifffile.imwrite(tmp_path / "data/a.tif", IMAGE, tile=(16, 16), photometric="minisblack", planarconfig="contig")
 

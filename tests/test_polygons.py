@@ -99,7 +99,7 @@ def drawn(height=HEIGHT, width=WIDTH):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
     folder = tmp_path / "data"
     folder.mkdir()
     pixels = np.stack(np.mgrid[:HEIGHT, :WIDTH], axis=-1).astype(np.uint16)

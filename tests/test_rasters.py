@@ -57,7 +57,7 @@ RASTERS = {
 
 @pytest.fixture
 def make(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
 
     def run(rasters=RASTERS, input=None, output=None, max_rejected=0, **patch):
         values = {

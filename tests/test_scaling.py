@@ -152,7 +152,7 @@ def test_one_key_says_how_large_a_pixel_is(values, line):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
     (tmp_path / "data").mkdir()
 
     def run(input=None, output=None, tags=(), mpp=MPP, augment=None, quality=None, **patch):

@@ -39,7 +39,7 @@ def source(tmp_path_factory):
 
 
 def make_dataset(source, tmp_path, monkeypatch, dtype="uint8", **patch):
-    monkeypatch.setattr("pipeline.build.graphs_ahead", MagicMock())
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
     root, pixels = source
     values = {
         "input": {"images": f"{root}/{dtype}/*.tif", "dtype": dtype, "channels": pixels[dtype].shape[2]},

@@ -31,7 +31,7 @@ def whole(tmp_path_factory, make_config):
         input={"images": str(folder / "*.png")}, output={"path": str(folder / "out")}, patch={"size": 16}
     )
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.build.graphs_ahead", MagicMock())
+        patched.setattr("pipeline.build.graphs_program", MagicMock())
         return build(config, parse_options(["--direct_num_workers=1"])).folder
 
 
