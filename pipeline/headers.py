@@ -54,6 +54,8 @@ class _Inspect(beam.DoFn):
 
     def process(self, rows: Slice) -> Iterator[tuple[str, Totals]]:
         refs = list(read_listing(self._listing, rows.first, rows.end))
+        if len(refs) != rows.end - rows.first:
+            raise RuntimeError(f"{self._listing}: is another one than when the job began; start it again")
         known = list(recall(refs, self._config, self._previous)) if self._previous else refs
         beam.metrics.Metrics.counter("patchbeam", "images_opened").inc(sum(isinstance(one, ImageRef) for one in known))
         found = list(inspect_images(known, self._config))

@@ -7,6 +7,7 @@ and when the number doubles, shard k and shard k + n hold together what shard k 
 
 from __future__ import annotations
 
+import array
 import collections
 import concurrent.futures
 import dataclasses
@@ -37,26 +38,41 @@ _ENCODED = {"png": 0.5, "jpeg": 0.12, "raw": 1.0}
 _RECORD_OVERHEAD = 300
 
 
-# Tables of regions: rows that are read together, regions that are gathered in one table, tables read at a time.
+# Tables of regions: rows that are read together; regions, and characters of their texts, that are gathered in one
+# table; tables read at a time.
 ROWS = 1 << 12
 _GATHERED = 1 << 16
+_GATHERED_TEXT = 1 << 28
 _READS = 16
 
 _AREA = ("area_row", "area_col", "area_height", "area_width")
+# What a manifest gives of an image may be long, and stands once in a table, however many regions the image has.
+_TEXTS = ("points", "regions", "meta")
+_KINDS = {int: pa.int64(), str: pa.string()}
 REGIONS_SCHEMA = pa.schema(
-    [(name, {int: pa.int64(), str: pa.string()}[kind]) for name, kind in get_type_hints(ImageInfo).items()]
+    [
+        (name, pa.dictionary(pa.int32(), pa.large_string()) if name in _TEXTS else _KINDS[kind])
+        for name, kind in get_type_hints(ImageInfo).items()
+    ]
     + [(name, pa.int64()) for name in (*_AREA, "patches", "place")]
 )
 
 
 class Totals(NamedTuple):
-    """Of one split: what there is to do, and the pixels of the largest image that can only be decoded whole."""
+    """Of one split: what there is to do.
+
+    Attributes:
+        images, regions, windows, patches: their numbers.
+        whole_pixels: of the largest image that can only be decoded whole.
+        text: characters of points, polygons and further columns, of every region those of its image.
+    """
 
     images: int = 0
     regions: int = 0
     windows: int = 0
     patches: int = 0
     whole_pixels: int = 0
+    text: int = 0
 
     def __add__(self, other: Totals) -> Totals:  # type: ignore[override]
         return Totals(
@@ -65,6 +81,7 @@ class Totals(NamedTuple):
             self.windows + other.windows,
             self.patches + other.patches,
             max(self.whole_pixels, other.whole_pixels),
+            self.text + other.text,
         )
 
 
@@ -195,16 +212,28 @@ def shard_of(region: Region, shards: int, config: Config) -> int:
 def regions_table(infos: Iterable[ImageInfo], config: Config) -> tuple[pa.Table, dict[str, Totals]]:
     """The regions of images as a table, sorted by their splits and places, and what there is to do in each split."""
     totals: dict[str, Totals] = collections.defaultdict(Totals)
-    rows = []
+    images: list[ImageInfo] = []
+    rows = array.array("q")  # the number of the image, and the columns that are of the region
     for info in infos:
         for region in regions_of(info, config):
             measured = _measure(region, config)
             totals[info.split] += measured
-            rows.append((*info, *region.area, measured.patches, _place(region, config)))
-    values = zip(*rows) if rows else [[]] * len(REGIONS_SCHEMA)
-    arrays = [pa.array(column, kind) for column, kind in zip(values, REGIONS_SCHEMA.types)]
-    table = pa.table(arrays, schema=REGIONS_SCHEMA)
-    return table.sort_by([("split", "ascending"), ("place", "ascending")]), totals
+            rows.extend((len(images), *region.area, measured.patches, _place(region, config)))
+        images.append(info)
+    numbers = np.frombuffer(rows, np.int64).reshape(-1, 7)
+    _, split = np.unique([info.split for info in images], return_inverse=True)
+    numbers = numbers[np.lexsort((numbers[:, -1], split[numbers[:, 0]]))]
+    image = pa.array(numbers[:, 0].astype(np.int32))
+    columns = []
+    for place, (name, kind) in enumerate(zip(ImageInfo._fields, REGIONS_SCHEMA.types)):
+        values = [info[place] for info in images]
+        columns.append(
+            pa.DictionaryArray.from_arrays(image, pa.array(values, kind.value_type))
+            if name in _TEXTS
+            else pa.array(values, kind).take(image)
+        )
+    columns += [pa.array(column) for column in numbers[:, 1:].T]
+    return pa.table(columns, schema=REGIONS_SCHEMA), totals
 
 
 def _place(region: Region, config: Config) -> int:
@@ -265,7 +294,8 @@ def _measure(region: Region, config: Config) -> Totals:
     records = cells_of(region, config).count * config.records_per_patch(region.image.split)
     first = region.row == region.col == 0  # every image has a region there
     whole = region.image.height * region.image.width if region.image.is_whole else 0
-    return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), records, whole)
+    text = sum(len(getattr(region.image, name)) for name in _TEXTS)
+    return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), records, whole, text)
 
 
 def _write_plan(folder: str, config: Config, totals: dict[str, Totals]) -> Iterator[tuple[str, int, int, int]]:
@@ -280,7 +310,8 @@ def _write_plan(folder: str, config: Config, totals: dict[str, Totals]) -> Itera
 
 def _gatherings(facts: dict[str, int]) -> int:
     """Into how many tables the regions of a split are gathered: so many that each fits into memory, and no more."""
-    return min(facts["shards"], 1 << max(0, -(-facts["regions"] // _GATHERED) - 1).bit_length())
+    tables = max(-(-facts["regions"] // _GATHERED), -(-facts["text"] // _GATHERED_TEXT))
+    return min(facts["shards"], 1 << max(0, tables - 1).bit_length())
 
 
 def _gather(group: tuple[str, int, int, int], folder: str, images: int) -> Iterator[tuple[str, str]]:
@@ -301,13 +332,24 @@ def _gathering(split: str, number: int, of: int) -> str:
 def read_shard(name: str, uri: str) -> ShardPlan:
     """The plan of a shard, from the table that :class:`PlanShards` put its regions into."""
     split, number, _, of = name.split("-")
-    columns = _read_regions(uri, split, int(number), int(of)).to_pydict()
+    table = _read_regions(uri, split, int(number), int(of))
+    columns = table.drop_columns(list(_TEXTS)).to_pydict() | {name: _texts(table[name]) for name in _TEXTS}
     images: dict[tuple[Any, ...], ImageInfo] = {}
     regions = [
         Region(images.setdefault(image, ImageInfo(*image)), *area)
         for image, area in zip(zip(*(columns[name] for name in ImageInfo._fields)), zip(*(columns[n] for n in _AREA)))
     ]
     return ShardPlan(split, int(number), int(of), tuple(sorted(regions)))
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """The values of a column with dictionaries; equal ones are one string."""
+    values = []
+    for chunk in column.chunks:
+        numbers = chunk.indices.to_pylist()
+        text = {number: chunk.dictionary[number].as_py() for number in set(numbers)}
+        values += [text[number] for number in numbers]
+    return values
 
 
 def read_plan(folder: str) -> dict[str, dict[str, int]] | None:
@@ -326,7 +368,7 @@ def shard_patches(folder: str, split: str, facts: dict[str, int]) -> np.ndarray:
     """
     patches, of = np.zeros(facts["shards"], np.int64), _gatherings(facts)
     for number in range(of):
-        table = storage.read_table(storage.join(folder, _gathering(split, number, of)))
+        table = storage.read_table(storage.join(folder, _gathering(split, number, of)), columns=["place", "patches"])
         turned = table["place"].to_numpy() // ((1 << 32) // facts["shards"])  # the number of the shard, its bits turned
         np.add.at(patches, turned, table["patches"].to_numpy())
     return patches

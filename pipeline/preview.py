@@ -15,7 +15,7 @@ from pipeline.dataset import Dataset
 from pipeline.listing import find_images
 from pipeline.parallel import cores
 from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan, shard_patches
-from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process
+from pipeline.runners import counters_of, make_runner, parse_options, run_to_end, threads_per_process
 
 # Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
 _IDLE_BYTES = 800 * 10**6
@@ -24,15 +24,17 @@ _IDLE_BYTES = 800 * 10**6
 def preview(config: Config, options: Any, work: str) -> str:
     """Runs the half of the flow that reads headers, in the local folder ``work``, and tells what it found.
 
-    What the published version knows of images that are the same is not read again, as in a build.
+    What the published version knows of images that are the same is not read again, as in a build. It runs on this
+    machine; ``options`` are those of the build.
     """
     config, listing = find_images(config)
     path = os.path.join(work, "inputs.parquet")
     listing.save(path)
-    p = beam.Pipeline(runner=make_runner(options), options=options)
+    here = parse_options([])  # whatever runs the build: its workers would not see the folder
+    p = beam.Pipeline(runner=make_runner(here), options=here)
     previous = find_previous(config)
     plan_flow(p, config, path, listing.images, work, previous)
-    opened = counters_of(run_to_end(p, options)).get("images_opened", 0)
+    opened = counters_of(run_to_end(p, here)).get("images_opened", 0)
     plan = read_plan(work) or {}
     lines = [f"images    {listing.images:,} found"]
     if previous:

@@ -25,22 +25,23 @@ _HEADER = ("height", "width", "block_height", "block_width", "facts")
 def recall(refs: Sequence[ImageRef], config: Config, previous: Previous) -> Iterator[ImageRef | ImageInfo | Rejected]:
     """The images of a slice of a listing, in its order: what their header says, or why they were rejected, where the
     version before knows it; else what they are."""
-    known = _known(previous.folder, refs[0].image_id, refs[-1].image_id) if refs else {}
+    known = _known(previous.folder, [ref.image_id for ref in refs]) if refs else {}
     for ref in refs:
         old, row = known.get(ref.image_id, (None, {}))
         yield _recalled(ref, row, config, previous) if old and _said(old) == _said(ref) else ref
 
 
-def _known(folder: str, first: str, last: str) -> dict[str, tuple[ImageRef, dict[str, Any]]]:
-    """The images of the version before from one id to another, each with its row of the table of images."""
+def _known(folder: str, ids: Sequence[str]) -> dict[str, tuple[ImageRef, dict[str, Any]]]:
+    """Those of the images that the version before has, each with its row of the table of images."""
     inputs, images = (storage.join(folder, name) for name in ("inputs.parquet", "images.parquet"))
-    rows = _between(inputs, first, last)
+    rows, wanted = _between(inputs, ids[0], ids[-1]), set(ids)
     columns = ["image_id", "split", "reason", "message", *_HEADER]
     known = {}
     for ref, row in zip(read_listing(inputs, *rows), storage.read_rows(images, *rows, columns), strict=True):
         if ref.image_id != row["image_id"]:
             raise RuntimeError(f"{folder}: inputs.parquet and images.parquet differ: {ref.image_id}")
-        known[ref.image_id] = ref, row
+        if ref.image_id in wanted:
+            known[ref.image_id] = ref, row
     return known
 
 

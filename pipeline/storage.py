@@ -267,12 +267,14 @@ def _locked(folder: str) -> Iterator[None]:
         yield
 
 
-def read_table(uri: str, filters: list[tuple[str, str, Any]] | None = None) -> pa.Table:
+def read_table(
+    uri: str, filters: list[tuple[str, str, Any]] | None = None, columns: list[str] | None = None
+) -> pa.Table:
     """A Parquet file as a table, or the rows that pass all of the filters, ``(column, operator, value)``."""
     import pyarrow.parquet as pq
 
     with open_read(uri) as file:
-        return pq.read_table(file, filters=filters)
+        return pq.read_table(file, columns=columns, filters=filters)
 
 
 def read_rows(

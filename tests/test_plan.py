@@ -288,10 +288,10 @@ def test_every_shard_of_every_split_has_a_plan_also_the_empty_ones(splits, tmp_p
     assert {name: list(plan.regions) for name, plan in plans.items()} == expected
     assert read_plan(str(tmp_path)) == {
         "train": {
-            "images": 2, "regions": 2, "windows": 2, "patches": 146, "whole_pixels": 900_000, "shards": 4,
+            "images": 2, "regions": 2, "windows": 2, "patches": 146, "whole_pixels": 900_000, "text": 0, "shards": 4,
         },
-        "val": {"images": 1, "regions": 1, "windows": 1, "patches": 1, "whole_pixels": 3000, "shards": 1},
-        "test": {"images": 0, "regions": 0, "windows": 0, "patches": 0, "whole_pixels": 0, "shards": 1},
+        "val": {"images": 1, "regions": 1, "windows": 1, "patches": 1, "whole_pixels": 3000, "text": 0, "shards": 1},
+        "test": {"images": 0, "regions": 0, "windows": 0, "patches": 0, "whole_pixels": 0, "text": 0, "shards": 1},
     }  # fmt: skip
 
 
@@ -313,6 +313,26 @@ def test_the_regions_of_every_shard_are_those_that_are_dealt_to_it(make_config, 
             loads.append(sum(grid_of(r.image, config).cells(r.area).count for r in found.regions))
         assert sorted(shard_patches(str(tmp_path), split, facts)) == sorted(loads)
     assert len(plans) == sum(facts["shards"] for facts in read_plan(str(tmp_path)).values())
+
+
+def test_long_texts_of_images_stand_once_in_a_table_and_are_bounded_in_a_gathering(make_config, tmp_path, monkeypatch):
+    """A slide with regions drawn in the manifest: two gigabytes, were they repeated for each of its 1,224 regions."""
+    config = make_config(output={"shard_size": "64MB"})
+    slide = make_image(200_000, 200_000)._replace(regions="drawn " * 300_000, meta="é")
+    table, totals = regions_table([slide], config)
+    assert totals["train"].text == 1224 * 1_800_001 > 2**31
+    assert table.num_rows == 1224
+    storage.write_table(str(tmp_path / "one.parquet"), table)
+    assert storage.size(str(tmp_path / "one.parquet")) < 4_000_000
+    shard = read_shard("train-00003-of-00256", str(tmp_path / "one.parquet"))
+    assert [region for region in regions_of(slide, config) if shard_of(region, 256, config) == 3] == list(shard.regions)
+    assert len({id(region.image) for region in shard.regions}) == 1
+
+    photos = [whole(1000, 1000, image_id=f"{n}")._replace(points=f"{n}" * 500) for n in range(64)]
+    monkeypatch.setattr("pipeline.plan._GATHERED_TEXT", 5_000)
+    plans = run_plan(photos, make_config(output={"shard_size": "1MB"}), tmp_path)
+    assert {region.image for plan in plans.values() for region in plan.regions} == set(photos)
+    assert len(list(tmp_path.glob("plan-train-*"))) == 16
 
 
 def test_more_images_move_no_region_of_the_others(splits, tmp_path):
