@@ -101,9 +101,10 @@ def main(images, side=0, *flags):
         plan_flow(p, config, f"{folder}/inputs.parquet", found.images, folder)
         with measured("plan"):
             p.run().wait_until_finish()
-        for split, facts in read_plan(folder).items():
-            uneven = largest_to_mean(shard_patches(folder, split, facts))
-            print(f"{split:<10}{facts}, largest/mean {uneven:.3f}")
+            plan = read_plan(folder)
+            uneven = {split: largest_to_mean(shard_patches(folder, split, facts)) for split, facts in plan.items()}
+        for split, facts in plan.items():
+            print(f"{split:<10}{facts}, largest/mean {uneven[split]:.3f}")
         before = Previous(f"{folder}/before", {})
         storage.copy(f"{folder}/inputs.parquet", f"{before.folder}/inputs.parquet")
         storage.write_table(f"{before.folder}/images.parquet", read_images(folder, found.images))

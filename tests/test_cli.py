@@ -43,7 +43,8 @@ def command_line(images, tmp_path):
 
 
 def test_the_commands_build_plan_inspect_and_verify(command_line, tmp_path):
-    planned = patchbeam("plan", command_line)
+    elsewhere = ("--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://bucket/t")
+    planned = patchbeam("plan", command_line, "--", *elsewhere)  # a plan is made here, whatever runs the build
     assert planned.returncode == 0, planned.stderr
     assert "images    6 found" in planned.stdout and "patches" in planned.stdout
     built = patchbeam("build", command_line, "--", "--direct_num_workers=2")
