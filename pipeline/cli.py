@@ -360,9 +360,9 @@ def run() -> None:
     except click.UsageError as error:
         error.show()
         sys.exit(Exit.USAGE)
+    except SystemExit:
+        raise
     except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
         code, said = explain(error)
         if said is None:
             raise

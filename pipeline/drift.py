@@ -20,7 +20,7 @@ import numpy as np
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 Feature: TypeAlias = statistics_pb2.FeatureNameStatistics
-LABEL = "label"
+CHANNEL, LABEL = "channel_", "label"
 
 
 def to_proto(statistics: Mapping[str, Any], pixels: int) -> statistics_pb2.DatasetFeatureStatistics:
@@ -35,7 +35,7 @@ def to_proto(statistics: Mapping[str, Any], pixels: int) -> statistics_pb2.Datas
         if not channel["count"]:
             continue
         feature = dataset.features.add(type=statistics_pb2.FeatureNameStatistics.FLOAT)
-        feature.path.step.append(f"channel_{number}")
+        feature.path.step.append(f"{CHANNEL}{number}")
         numbers = feature.num_stats
         numbers.common_stats.num_non_missing = statistics["patches"]
         numbers.mean, numbers.std_dev = channel["mean"], channel["std"]

@@ -21,17 +21,20 @@ leakage                          no group and no file is in two splits; ``percep
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from pipeline import storage
 from pipeline.config import Bounds, Distances, Drift, Gates
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.drift import LABEL, infinity_norm, jensen_shannon_divergence, to_proto
+from pipeline.drift import CHANNEL, LABEL, Feature, infinity_norm, jensen_shannon_divergence, to_proto
 from pipeline.exits import Ended, Exit
 from pipeline.parallel import cores
 
 _SHOWN = 3
+_Splits = Mapping[str, statistics_pb2.DatasetFeatureStatistics]
 
 
 class Held(Ended):
@@ -99,7 +102,7 @@ def _leakage(new: Dataset, perceptual: bool) -> Verdict:
     images = storage.read_table(storage.join(new.folder, "images.parquet"))
     listing = storage.read_table(storage.join(new.folder, "inputs.parquet"))
     splits = [split for split, facts in new.manifest["splits"].items() if facts["images"]]
-    looks = {split: leakage.look(new, split, cores()) for split in splits if perceptual and len(splits) > 1}
+    looks = {split: leakage.look(new, images, split, cores()) for split in splits if perceptual and len(splits) > 1}
     leaks = itertools.chain(
         leakage.find_groups(images), leakage.find_same_files(images, listing), leakage.find_alike(looks)
     )
@@ -121,7 +124,7 @@ def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Ver
     counts = (("patches", gates.patches, _patches), ("patches_per_label", gates.patches_per_label, _labels))
     bounded = [(name, bounds, count) for name, bounds, count in counts if bounds]
     limits = list(_limits(gates))
-    names = [name for name, *_ in (*bounded, *limits)]
+    names = [name for name, *_ in bounded] + [name for name, *_ in limits]
     if not names:
         return
     try:
@@ -137,8 +140,9 @@ def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Ver
     for name, bounds, count in bounded:
         yield _within(name, bounds, *(dict(count(splits)) for splits in statistics))
     height, width = new.config.patch.size
-    for name, limit, distance in limits:
-        yield _near(name, limit, _distances(distance, statistics[0], statistics[1], height * width))
+    protos = [{split: to_proto(one, height * width) for split, one in splits.items()} for splits in statistics]
+    for name, limit, kind, distance in limits:
+        yield _near(name, limit, _distances(kind, distance, *protos))
 
 
 def _patches(splits: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -162,62 +166,43 @@ def _within(gate: str, bounds: Bounds, new: dict[str, int], old: dict[str, int])
     return Verdict(gate, not outside, said, {name: ratios[name] for name in (*ends[:1], *ends[-1:])})
 
 
-_Distance = Callable[[dict[str, Any], dict[str, Any], int], Iterable[tuple[str, float]]]
+# Of two features: how far they are apart, and in what, if that is known.
+_Distance = Callable[[Feature, Feature], tuple[float, str]]
 _GONE = float("inf")
 
 
-def _limits(gates: Gates) -> Iterator[tuple[str, float, _Distance]]:
-    """Name, limit and distance of every gate on drift that has a limit."""
+def _limits(gates: Gates) -> Iterator[tuple[str, float, str, _Distance]]:
+    """Name, limit, beginning of the features and distance of every gate on drift that has a limit."""
     drift = gates.drift or Drift()
     labels = drift.labels or Distances()
-    every: list[tuple[str, float | None, _Distance]] = [
-        ("drift.mean", drift.mean, _by_channel(lambda new, old: (new["mean"] - old["mean"]) / (old["std"] or 1.0))),
-        ("drift.std", drift.std, _by_channel(lambda new, old: (new["std"] - old["std"]) / (old["std"] or 1.0))),
-        ("drift.jensen_shannon_divergence", drift.jensen_shannon_divergence, _divergence("channel")),
-        ("drift.labels.infinity_norm", labels.infinity_norm, _infinity_norm),
-        ("drift.labels.jensen_shannon_divergence", labels.jensen_shannon_divergence, _divergence(LABEL)),
+    divergence: _Distance = lambda a, b: (jensen_shannon_divergence(a, b), "")
+    every: list[tuple[str, float | None, str, _Distance]] = [
+        ("drift.mean", drift.mean, CHANNEL, lambda a, b: _moved(a.num_stats.mean, b.num_stats.mean, b)),
+        ("drift.std", drift.std, CHANNEL, lambda a, b: _moved(a.num_stats.std_dev, b.num_stats.std_dev, b)),
+        ("drift.jensen_shannon_divergence", drift.jensen_shannon_divergence, CHANNEL, divergence),
+        ("drift.labels.infinity_norm", labels.infinity_norm, LABEL, infinity_norm),
+        ("drift.labels.jensen_shannon_divergence", labels.jensen_shannon_divergence, LABEL, divergence),
     ]
-    return ((name, limit, distance) for name, limit, distance in every if limit is not None)
+    return ((name, limit, kind, distance) for name, limit, kind, distance in every if limit is not None)
 
 
-def _by_channel(difference: Callable[[dict[str, float], dict[str, float]], float]) -> _Distance:
-    def distance(new: dict[str, Any], old: dict[str, Any], _: int) -> Iterator[tuple[str, float]]:
-        for number, (a, b) in enumerate(itertools.zip_longest(new["channels"], old["channels"])):
-            if b and b["count"]:
-                yield f"channel_{number}", abs(difference(a, b)) if a and a["count"] else _GONE
-
-    return distance
+def _moved(new: float, old: float, of: Feature) -> tuple[float, str]:
+    """In standard deviations of the published version."""
+    return abs(new - old) / (of.num_stats.std_dev or 1.0), ""
 
 
-def _features(new: dict[str, Any], old: dict[str, Any], pixels: int) -> Iterator[tuple[str, Any, Any]]:
-    """Features that the published version has, by name; the first is None where the new one does not have it."""
-    a, b = ({feature.path.step[0]: feature for feature in to_proto(one, pixels).features} for one in (new, old))
-    return ((name, a.get(name), feature) for name, feature in b.items())
-
-
-def _divergence(kind: str) -> _Distance:
-    return lambda new, old, pixels: (
-        (name, jensen_shannon_divergence(a, b) if a else _GONE)
-        for name, a, b in _features(new, old, pixels)
-        if name.startswith(kind)
-    )
-
-
-def _infinity_norm(new: dict[str, Any], old: dict[str, Any], pixels: int) -> Iterator[tuple[str, float]]:
-    for name, a, b in _features(new, old, pixels):
-        if name == LABEL:
-            value, label = infinity_norm(a, b) if a else (_GONE, "")
-            yield f"{name} {label}".rstrip(), value
-
-
-def _distances(distance: _Distance, new: dict[str, Any], old: dict[str, Any], pixels: int) -> dict[str, float]:
-    """Of every split that has patches in the published version."""
+def _distances(kind: str, distance: _Distance, new: _Splits, old: _Splits) -> dict[str, float]:
+    """Of the features of a kind that the published version has, in every split that has patches there."""
     found: dict[str, float] = {}
-    for split, b in old.items():
-        if split in new:
-            found |= {f"{split}/{name}": value for name, value in distance(new[split], b, pixels)}
-        elif b["patches"]:
-            found[split] = _GONE
+    for split, published in old.items():
+        if split not in new:
+            found |= {split: _GONE} if published.num_examples else {}
+            continue
+        features = {feature.path.step[0]: feature for feature in new[split].features}
+        for b in published.features:
+            if (name := b.path.step[0]).startswith(kind):
+                value, what = distance(features[name], b) if name in features else (_GONE, "")
+                found[f"{split}/{name} {what}".rstrip()] = value
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterator
@@ -91,24 +92,24 @@ class Looks(NamedTuple):
     unknown: int
 
 
-def look(dataset: Dataset, split: str, threads: int) -> Looks:
+def look(dataset: Dataset, images: pa.Table, split: str, threads: int) -> Looks:
     """Makes small pictures of the images of a split out of their patches, as they are without augmentation.
 
     Reads all its shards. Takes about 1.5 KB of memory for each image.
 
     Args:
         dataset: a version.
+        images: its ``images.parquet``.
         split: one of its splits.
         threads: shards that are read at the same time.
     """
-    images = storage.read_table(storage.join(dataset.folder, "images.parquet"))
     images = images.filter(pc.equal(images["split"], split))
     sizes = dict(zip(images["image_id"].to_pylist(), zip(images["height"].to_pylist(), images["width"].to_pylist())))
-    pictures: dict[str, np.ndarray] = {}
+    pictures = _no_pictures()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for found in pool.map(lambda shard: _pictures(dataset, shard, sizes), dataset.shards(split)):
             for image_id, picture in found.items():
-                pictures[image_id] = pictures[image_id] + picture if image_id in pictures else picture
+                pictures[image_id] += picture
     bits = {name: fingerprint(picture[0], picture[1], sizes[name]) for name, picture in sorted(pictures.items())}
     known = {name: one for name, one in bits.items() if one is not None}
     return Looks(list(known), np.array(list(known.values()), np.uint64), len(sizes) - len(known))
@@ -116,7 +117,7 @@ def look(dataset: Dataset, split: str, threads: int) -> Looks:
 
 def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
     """Image -> ``[2, 8, 9]``, the sums and the weights of :func:`transforms.alike.fingerprint`, in one shard."""
-    config, found = dataset.config, dict[str, np.ndarray]()
+    config, found = dataset.config, _no_pictures()
     shape = (*config.patch.size, config.input.channels)
     wanted = ["image_id", "row", "col", "image_offset", "image_length", *(["augmentation"] * config.has_copies)]
     with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
@@ -132,9 +133,12 @@ def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -
             axes = zip(start, (height, width), config.patch.dilation, sizes[image_id], CELLS)
             down, across = (shares(*axis) for axis in axes)
             sums = down @ grey(patch[:height, :width]) @ across.T
-            picture = np.stack([sums, np.outer(down.sum(axis=1), across.sum(axis=1))])
-            found[image_id] = found[image_id] + picture if image_id in found else picture
+            found[image_id] += np.stack([sums, np.outer(down.sum(axis=1), across.sum(axis=1))])
     return found
+
+
+def _no_pictures() -> collections.defaultdict[str, np.ndarray]:
+    return collections.defaultdict(lambda: np.zeros((2, *CELLS)))
 
 
 def _own_pixels(start: tuple[int, int], image: tuple[int, int], config: Config) -> tuple[int, int]:

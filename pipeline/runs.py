@@ -125,8 +125,7 @@ def _record(entry: dict[str, Any], telling: Telling) -> None:
             write_metrics(telling.metrics_file, entry, last_success(entry["output"]))
     if telling.notify:
         with _warning(f"--notify-command {telling.notify[0]}"):
-            said = json.dumps(entry)
-            _notify(telling.notify, said)
+            _notify(telling.notify, json.dumps(entry))
 
 
 def _notify(command: Sequence[str], said: str) -> None:
