@@ -153,7 +153,7 @@ def _build(
         "version": name,
         "identity": _identity(config, listing),
         "content_digest": config.content_digest(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": lease.utc(time.time()),
         "seconds": round(time.time() - started, 1),
         "host": platform.node(),
         "software": _software(),

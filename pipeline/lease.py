@@ -75,7 +75,7 @@ class Owner(NamedTuple):
 
     def encode(self) -> bytes:
         """As JSON, with the times in words."""
-        words = {f"{name}_utc": _clock(getattr(self, name)) for name in ("started", "expires")}
+        words = {f"{name}_utc": utc(getattr(self, name)) for name in ("started", "expires")}
         return (json.dumps(self._asdict() | words, indent=1) + "\n").encode()
 
     @classmethod
@@ -102,7 +102,8 @@ def _process(pid: int) -> str:
         return ""
 
 
-def _clock(seconds: float) -> str:
+def utc(seconds: float) -> str:
+    """Seconds since 1970 in words, as everything that is written down has them: ``2026-01-31T23:59:59Z``."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -149,7 +150,7 @@ class Lease:
     def _held_by(self, owner: Owner) -> str:
         return (
             f"another build is writing to {self._out}: process {owner.pid} on {owner.host}, since "
-            f"{_clock(owner.started)}, lease until {_clock(owner.expires)}"
+            f"{utc(owner.started)}, lease until {utc(owner.expires)}"
         )
 
     def renew(self) -> None:

@@ -7,7 +7,6 @@ each other's lines. Whatever goes wrong here is a warning: how a build ended doe
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import random
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline import storage
 from pipeline.exits import Ended, Exit, explain
+from pipeline.lease import utc
 from pipeline.metrics import write_metrics
 
 FILE = "runs.jsonl"
@@ -101,8 +101,8 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
         "exit_code": int(code),
         "version": manifest.get("version"),
         "reason": reason or (repr(error) if error else None),
-        "started": _utc(run.started),
-        "ended": _utc(ended),
+        "started": utc(run.started),
+        "ended": utc(ended),
         "seconds": round(ended - run.started, 1),
         "images": account.get("images"),
         "images_rejected": account.get("images_rejected"),
@@ -111,10 +111,6 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
         "counters": manifest.get("counters", {}) if built else {},
         "gates": manifest.get("gates", []),
     }
-
-
-def _utc(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _record(entry: dict[str, Any], telling: Telling) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.elements import FORMAT
-from pipeline.lease import Lease
+from pipeline.lease import Lease, utc
 
 MANIFEST = "manifest.json"
 WORK = "work"
@@ -184,7 +184,7 @@ def publish(out: str, name: str, held: Lease, by: str = "build", withdrawn: str 
         Lost: if the lease is lost, or the pointer was moved by somebody else.
     """
     held.publish(name)
-    entry = {"version": name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": by}
+    entry = {"version": name, "time": utc(time.time()), "by": by}
     note = json.dumps(entry | ({"withdrawn": withdrawn} if withdrawn else {})) + "\n"
     path = storage.join(out, _PUBLISHED)
     before = storage.read_bytes(path) if storage.size(path) is not None else b""
