@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipeline import accounts, gates, lease, storage, sums, versions
 from pipeline.config import Config, Gates
 from pipeline.dataset import SHARDS, Dataset
-from pipeline.elements import FORMAT, PASSING, Previous, files_of
+from pipeline.elements import FORMAT, PASSING, Previous, digest_of_values, files_of
 from pipeline.exits import Ended, Exit
 from pipeline.graphs import graphs_program
 from pipeline.headers import InspectImages
@@ -259,7 +259,7 @@ def _software() -> dict[str, str]:
 
 
 def _identity(config: Config, listing: Listing) -> str:
-    return hashlib.sha256(repr((FORMAT, config.content_digest(), listing.digest)).encode()).hexdigest()
+    return digest_of_values("dataset", {"config": config.content_digest(), "images": listing.digest}).hex()
 
 
 def _run(

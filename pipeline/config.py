@@ -674,9 +674,10 @@ class Config(_Section):
 
     def _content(self) -> dict[str, Any]:
         """Every key that changes the dataset, in one way of writing it; see ``pipeline.effects``."""
-        # The fingerprints of rasters and points are joined to those of the images, wherever their files are.
-        values = without(self.model_dump(mode="json"), "report")
-        values["patch"]["stride"] = self.patch.steps
+        # The fingerprints of rasters and points are joined to those of the images, wherever their files are. A key that
+        # has its default is left out, so that a new key does not make every dataset another one.
+        values = without(self.model_dump(mode="json", exclude_defaults=True), "report")
+        values["patch"] = values.get("patch", {}) | {"stride": self.patch.steps}
         values["splits"] = list(self.splits.items())  # their order decides, too
         return values
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import storage, versions
 from pipeline.config import Config, ConfigError
-from pipeline.elements import FORMAT, shard_file
+from pipeline.elements import FORMAT, READABLE, shard_file
 from transforms.encoding import decode_patch
 
 SHARDS = "shards.parquet"
@@ -92,9 +92,9 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
 
 def _checked(folder: str, manifest: dict[str, Any]) -> Dataset:
     """Refuses what another version of patchbeam wrote in another form."""
-    if (written := manifest.get("format")) != FORMAT:
+    if (written := manifest.get("format")) not in READABLE:
         raise ConfigError(
-            f"{folder}: has format {written}, this patchbeam reads format {FORMAT}; "
+            f"{folder}: has format {written}, this patchbeam reads formats {min(READABLE)} to {FORMAT}; "
             + ("install a newer one" if isinstance(written, int) and written > FORMAT else "build it again")
         )
     return Dataset(folder, manifest, Config.model_validate(manifest["config"]))

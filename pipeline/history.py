@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline import storage, versions
 from pipeline.config import ConfigError
+from pipeline.elements import FORMAT, READABLE
 from pipeline.lease import Lease
 
 
@@ -47,7 +48,7 @@ def _manifest(out: str, name: str) -> dict[str, Any] | None:
         manifest = versions.read_manifest(versions.folder_of(out, name))
     except ConfigError:
         return None
-    return manifest if manifest and manifest.get("format") == versions.FORMAT else None
+    return manifest if manifest and manifest.get("format") in READABLE else None
 
 
 def describe_versions(out: str) -> str:
@@ -97,8 +98,8 @@ def checked(out: str, name: str) -> dict[str, Any]:
         complete = ", ".join(versions.complete_versions(out)) or "none"
         raise ConfigError(f"{out}: {name} is no complete version; there are {complete}")
     manifest = versions.read_manifest(versions.folder_of(out, name)) or {}
-    if (written := manifest.get("format")) != versions.FORMAT:
-        raise ConfigError(f"{out}: {name} has format {written}, this patchbeam publishes format {versions.FORMAT}")
+    if (written := manifest.get("format")) not in READABLE:
+        raise ConfigError(f"{out}: {name} has format {written}, this patchbeam publishes formats {min(READABLE)} to {FORMAT}")
     return manifest
 
 

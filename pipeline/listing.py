@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import json
 import posixpath
 import shutil
 import tempfile
@@ -176,9 +177,9 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
 
 def _said(ref: ImageRef) -> str:
     """All that a reference says, except where the files lie."""
-    beside = [text for text in (ref.points, ref.regions) if is_json(text)]
-    given = [ref.label, ref.group, ref.split, ref.meta, str(bool(ref.mask)), *beside]
-    return "\0".join([ref.image_id, ref.fingerprint, *(given if any(ref[3:]) else [])]) + "\n"
+    written_out = [text if is_json(text) else bool(text) for text in (ref.points, ref.regions)]
+    given = [ref.label, ref.group, ref.split, ref.meta, bool(ref.mask), *written_out]
+    return json.dumps([ref.image_id, ref.fingerprint, *(given if any(given) else [])]) + "\n"
 
 
 def read_listing(uri: str, first: int = 0, end: int | None = None) -> Iterator[ImageRef]:

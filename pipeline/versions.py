@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import ConfigError
-from pipeline.elements import FORMAT
+from pipeline.elements import FORMAT, READABLE
 from pipeline.lease import Lease, utc
 
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(storage.read_bytes(path))
-        whole = manifest.get("format") != FORMAT or manifest.get("checksum") == _checksum(manifest)
+        whole = manifest.get("format") not in READABLE or manifest.get("checksum") == _checksum(manifest)
     except (ValueError, AttributeError):
         whole = False
     if not whole:
