@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.readers.converted import Choice
 from transforms.grid import Box

@@ -14,7 +14,8 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.config import Coordinates
-from pipeline.elements import ImageInfo, Reason, Unreadable, is_json
+from pipeline.elements import ImageInfo, is_json
+from pipeline.errors import Reason, Unreadable
 
 _MAX_BYTES = 1 << 28
 

@@ -12,11 +12,11 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline import accounts, gates, lease, storage, sums, versions
+from pipeline import accounts, errors, gates, lease, storage, sums, versions
 from pipeline.config import Config, Gates
 from pipeline.dataset import SHARDS, Dataset
-from pipeline.elements import FORMAT, PASSING, Previous, digest_of_values, files_of
-from pipeline.exits import Ended, Exit
+from pipeline.elements import FORMAT, Previous, digest_of_values, files_of
+from pipeline.errors import TRANSIENT, TooManyRejectedError, WithdrawnError
 from pipeline.graphs import graphs_program
 from pipeline.headers import InspectImages
 from pipeline.listing import Listing, find_images, slices_of
@@ -37,18 +37,6 @@ _SOFTWARE = (
     "pyarrow",
     "simplejpeg",
 )
-
-
-class TooManyRejected(Ended):
-    """More images had rejections than ``max_rejected`` allows, or no patch was written; nothing was published."""
-
-    code = Exit.REJECTED
-
-
-class Withdrawn(Ended):
-    """What a build would publish was taken back before."""
-
-    code = Exit.HELD
 
 
 class Outcome(NamedTuple):
@@ -114,11 +102,11 @@ def build(
     Raises:
         ConfigError: if there are no images, the output cannot be written, or what is published there was changed or
             made by a newer patchbeam.
-        TooManyRejected: if the budget of rejections is exceeded; everything but the publishing was done.
-        lease.Busy: if another build writes to the same output.
-        lease.Lost: if another one does by now.
-        Withdrawn: if a version of the same images and configuration was taken back by ``patchbeam rollback``.
-        gates.Held: if the version is complete, and a gate holds it back.
+        TooManyRejectedError: if the budget of rejections is exceeded; everything but the publishing was done.
+        BusyError: if another build writes to the same output.
+        LeaseLostError: if another one does by now.
+        WithdrawnError: if a version of the same images and configuration was taken back by ``patchbeam rollback``.
+        HeldBackError: if the version is complete, and a gate holds it back.
     """
     out, started = config.output.path, time.time()
     config, listing = find_images(config)
@@ -172,7 +160,7 @@ def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
     """Asks the gates, and notes in the manifest what they say.
 
     Raises:
-        gates.Held: if one of them does not let the version pass.
+        HeldBackError: if one of them does not let the version pass.
     """
     out, folder, manifest = config.output.path, outcome.folder, outcome.manifest
     name, latest = manifest["version"], versions.latest(out)
@@ -182,7 +170,7 @@ def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
         reasons = "\n".join(f"  {verdict.gate}: {verdict.sentence}" for verdict in failed)
         stays = f"{latest} stays published" if latest else "nothing is published"
-        raise gates.Held(
+        raise errors.HeldBackError(
             f"{name} is complete, and held back:\n{reasons}\n"
             f"{stays}; patchbeam publish {out} {name} publishes it anyway",
             manifest,
@@ -197,7 +185,7 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
     Its build died before it was published, or a gate held it back: the gates are asked again, as they are set now.
 
     Raises:
-        Withdrawn: if it was published, and taken back.
+        WithdrawnError: if it was published, and taken back.
     """
     out = config.output.path
     for name in reversed([name for name in versions.complete_versions(out) if name > (versions.latest(out) or "")]):
@@ -206,11 +194,11 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
         if not manifest or manifest.get("identity") != _identity(config, listing):
             continue
         if name in (taken_back := versions.withdrawn(out)):
-            raise Withdrawn(
+            raise WithdrawnError(
                 f"{name} is of the same images and configuration, and was taken back at {taken_back[name]}; nothing "
                 f"was published. patchbeam publish {out} {name} publishes it again"
             )
-        if not PASSING & manifest["accounts"]["reasons"].keys():
+        if not TRANSIENT & manifest["accounts"]["reasons"].keys():
             return Outcome(folder, manifest, built=False)
     return None
 
@@ -223,7 +211,7 @@ def unchanged(config: Config, listing: Listing) -> Outcome | None:
     manifest = versions.read_manifest(folder) if name else None
     if not manifest or manifest["identity"] != _identity(config, listing):
         return None
-    if PASSING & manifest["accounts"]["reasons"].keys():
+    if TRANSIENT & manifest["accounts"]["reasons"].keys():
         return None  # what failed in passing is tried again
     return Outcome(folder, manifest, unchanged=True, built=False)
 
@@ -295,12 +283,12 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str, count
     reasons = ", ".join(f"{count} x {reason}" for reason, count in account.reasons.items())
     if not account.written:
         left_out = f", {account.filtered} patches filtered" if account.filtered else ""
-        raise TooManyRejected(
+        raise TooManyRejectedError(
             f"no patch was written: {account.images} images, {reasons or 'no rejections'}{left_out}; {where}",
             known,
         )
     if account.images_rejected > account.allowed(config):
-        raise TooManyRejected(
+        raise TooManyRejectedError(
             f"{account.images_rejected} of {account.images} images have rejections ({reasons}), and max_rejected: "
             f"{config.max_rejected:g} allows {account.allowed(config)}; {where}. Nothing was published; after the "
             "repair, or with a higher max_rejected, the same command takes over the shards that are finished",

@@ -20,7 +20,8 @@ import click
 
 from pipeline import __version__
 from pipeline.config import Config, load_config
-from pipeline.exits import Ended, Exit, explain
+from pipeline.errors import CommandError, Exit
+from pipeline.exits import explain
 from pipeline.listing import check_inputs
 from pipeline.runs import Run, Telling, recorded
 from pipeline.version_commands import COMMANDS
@@ -261,7 +262,7 @@ def _build(command: str, telling: Telling, prepare: Callable[[Run], tuple[Config
             with bar() as show:
                 outcome = build_dataset(config, options, show, **how)
             run.manifest, run.unchanged, run.built = outcome.manifest, outcome.unchanged, outcome.built
-    except Ended as ended:
+    except CommandError as ended:
         if "version" in ended.manifest:  # complete, but not published
             _print_outcome(ended.manifest, config, unchanged=False, built=ended.built)
         raise

@@ -29,16 +29,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.effects import without
-from pipeline.exits import Exit
+from pipeline.errors import ConfigError
 from transforms.grid import Edge, PadMode
 
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-class ConfigError(ValueError):
-    """The configuration or the command line is wrong; the message names the key, the value and what is allowed."""
-
-    code = Exit.USAGE
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import (
-    PASSING,
     Previous,
     Region,
     ShardPlan,
@@ -28,6 +27,7 @@ from pipeline.elements import (
     regions_file,
     shard_file,
 )
+from pipeline.errors import TRANSIENT
 from pipeline.parallel import Clock
 from pipeline.plan import shard_of
 from pipeline.records import Row, extra_schema, order_of, places_of, read_payload
@@ -58,7 +58,7 @@ def reusable(folder: str, plan: ShardPlan, config: Config, again: bool = False) 
     receipt = read_receipt(folder, plan.name)
     if not receipt or receipt.plan != plan.digest(config.shard_digest()):
         return False
-    if any(again or rejected.reason in PASSING for rejected in receipt.rejected):
+    if any(again or rejected.reason in TRANSIENT for rejected in receipt.rejected):
         return False
     sizes = (receipt.bytes, receipt.index_bytes, receipt.regions_bytes)
     return all(storage.size(storage.join(folder, file)) == size for file, size in zip(files_of(plan.name), sizes))
@@ -92,7 +92,7 @@ class Copier:
         Records that were written again are in the spool, the others stay where they are.
 
         Raises:
-            Damaged: if a record is not what was written there.
+            DamagedRecordError: if a record is not what was written there.
         """
         image, config = region.image, self._config
         if not image.was or image.was not in self._previous.shards:
@@ -104,7 +104,7 @@ class Copier:
             return None
         renamed = entry["names"] != image.names_digest
         filtered, rejected = filtered_and_rejected(entry)
-        if any(self._previous.again or one.reason in PASSING for one in rejected):
+        if any(self._previous.again or one.reason in TRANSIENT for one in rejected):
             return None
         if renamed and config.labels_patches:
             return None  # whether a label is that of the patch or of the image is not recorded

@@ -18,7 +18,8 @@ from pipeline import covers
 from pipeline.config import Augment, Bounds, Config, Input, Raster
 from pipeline.context import cut_context
 from pipeline.device import device
-from pipeline.elements import ImageInfo, Rejected, Unreadable, digest, meta_of
+from pipeline.elements import ImageInfo, Rejected, digest, meta_of
+from pipeline.errors import Unreadable
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of

@@ -7,8 +7,9 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import storage, versions
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.elements import FORMAT, READABLE, shard_file
+from pipeline.errors import DatasetError
 from transforms.encoding import decode_patch
 
 SHARDS = "shards.parquet"
@@ -34,22 +35,22 @@ class Dataset(NamedTuple):
         """A row for every shard: name, split, counts and checksums; see ``pipeline.sums.SHARDS_SCHEMA``.
 
         Raises:
-            ConfigError: if a name is not that of a shard: names become paths.
+            DatasetError: if a name is not that of a shard: names become paths.
         """
         table = storage.read_table(storage.join(self.folder, SHARDS))
         for name in table["shard"].to_pylist():
             if not re.fullmatch(r"[a-z][a-z0-9_]*-\d{5,}-of-\d{5,}", name):
-                raise ConfigError(f"{self.folder}/{SHARDS}: {name!r} is no name of a shard")
+                raise DatasetError(f"{self.folder}/{SHARDS}: {name!r} is no name of a shard")
         return table
 
     def shards(self, split: str) -> list[str]:
         """Names of the shards of a split.
 
         Raises:
-            ConfigError: if there is no such split.
+            DatasetError: if there is no such split.
         """
         if split not in self.manifest["splits"]:
-            raise ConfigError(
+            raise DatasetError(
                 f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest['splits'])}"
             )
         table = self.shard_table()
@@ -73,27 +74,27 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
     """Opens the latest version, a named one, or, where ``path`` is the folder of a version, that one.
 
     Raises:
-        ConfigError: if there is no complete version.
+        DatasetError: if there is no complete version.
     """
     path = path.rstrip("/")
     if version is None and (manifest := versions.read_manifest(path)):
         return _checked(path, manifest)
     name = version or versions.latest(path)
     if name is None:
-        raise ConfigError(
+        raise DatasetError(
             f"{path}: no published dataset here (neither LATEST nor manifest.json); run patchbeam build first"
         )
     folder = versions.folder_of(path, name)
     manifest = versions.read_manifest(folder)
     if manifest is None:
-        raise ConfigError(f"{folder}: no complete version (manifest.json is missing)")
+        raise DatasetError(f"{folder}: no complete version (manifest.json is missing)")
     return _checked(folder, manifest)
 
 
 def _checked(folder: str, manifest: dict[str, Any]) -> Dataset:
     """Refuses what another version of patchbeam wrote in another form."""
     if (written := manifest.get("format")) not in READABLE:
-        raise ConfigError(
+        raise DatasetError(
             f"{folder}: has format {written}, this patchbeam reads formats {min(READABLE)} to {FORMAT}; "
             + ("install a newer one" if isinstance(written, int) and written > FORMAT else "build it again")
         )
@@ -116,7 +117,7 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         further rasters ``raster``, with scales ``scale``, dictionaries of patches.
 
     Raises:
-        ConfigError: if there is no such dataset or split.
+        DatasetError: if there is no such dataset or split.
     """
     import tensorflow as tf
 

@@ -24,9 +24,9 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from pipeline import storage
-from pipeline.elements import Unreadable
+from pipeline.errors import StorageError, Unreadable
 from pipeline.isolation import KEPT_MEMORY
-from pipeline.readers import Reader, StorageFailed, unreadable
+from pipeline.readers import Reader, unreadable
 from pipeline.readers.converted import Choice, open_as
 from transforms.grid import Box
 
@@ -171,7 +171,7 @@ class _Served(io.RawIOBase):
         self._connection.send_bytes(json.dumps(question).encode())
         data = self._connection.recv_bytes()
         if data[:1] == b"-":
-            raise StorageFailed(data[1:].decode())
+            raise StorageError(data[1:].decode())
         if data[:1] == b"?":
             raise ValueError(data[1:].decode())
         return data[1:]

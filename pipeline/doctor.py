@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 from packaging.requirements import Requirement
 
 from pipeline import storage
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
+from pipeline.errors import UsageError
 from pipeline.listing import list_images
 from pipeline.parallel import cores
 
@@ -93,7 +94,7 @@ def _decoder() -> Finding:
     """Starts a process that decodes images, and has it read one."""
     import numpy as np
 
-    from pipeline.elements import Unreadable
+    from pipeline.errors import Unreadable
     from pipeline.isolation import open_isolated
     from pipeline.readers.converted import Choice
     from transforms.encoding import encode_patch
@@ -153,7 +154,7 @@ def _flink(options: Mapping[str, Any]) -> Finding:
         return Finding("ok", "flink", f"a Flink on this machine, by {jar}")
     try:
         cluster = ask(master)
-    except ConfigError as error:
+    except UsageError as error:
         return Finding("FAIL", "flink", str(error))
     slots = f"{cluster['slots-available']} of {cluster['slots-total']} slots free"
     return Finding("ok", "flink", f"{cluster['flink-version']} at {master}, {slots}; submits by {jar}")
@@ -162,7 +163,7 @@ def _flink(options: Mapping[str, Any]) -> Finding:
 def _access(subject: str, attempt: Callable[[], str], what: str) -> Finding:
     try:
         return Finding("ok", subject, f"{what} {attempt()}")
-    except (OSError, ConfigError) as error:
+    except (OSError, UsageError) as error:
         return Finding("FAIL", subject, str(error))
     except Exception as error:  # the clients of object stores raise kinds of their own
         return Finding(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from transforms.grid import Box
 
@@ -16,43 +16,6 @@ from transforms.grid import Box
 FORMAT = 4
 # Formats whose datasets are read, verified and published; docs/format.md says what became of each.
 READABLE = frozenset({3, FORMAT})
-
-Reason = Literal[
-    "empty_file",  # no bytes
-    "unknown_format",  # no reader knows the first bytes
-    "corrupt_header",  # size, layout or type of the pixels cannot be read
-    "corrupt_data",  # the header is fine, but these pixels do not decode
-    "unsupported_mode",  # a pixel type, colour space or layout that no reader takes
-    "format_mismatch",  # not the channels or the dtype that the configuration asks for
-    "too_large",  # cannot be decoded in parts, and not whole within the memory limit
-    "too_small",  # smaller than one patch, and edge is not pad
-    "raster_mismatch",  # a raster that belongs to it has another size, or other channels or dtype than configured
-    "bad_points",  # the points that belong to it cannot be understood
-    "bad_regions",  # the polygons that belong to it cannot be understood
-    "no_stain",  # too little stained tissue to normalise its colours
-    "no_resolution",  # it does not say how large its pixels are
-    "no_such_level",  # fewer pyramid levels than asked for
-    "no_such_page",  # fewer images in the file than asked for
-    "no_such_band",  # fewer channels than asked for
-    "missing_extra",  # a reader needs a library that is not installed
-    "timeout",  # decoding took longer than a window may take
-    "crashed",  # the decoder died
-    "no_name",  # the regular expression for label or group does not match
-    "io_error",  # the storage did not deliver, or the machine no process to decode
-    "changed",  # not the image any more that was planned
-]
-
-# Another try may end differently, so a shard that met one of these is never reused.
-PASSING: frozenset[str] = frozenset({"io_error", "changed", "missing_extra", "timeout"})
-
-
-class Unreadable(Exception):
-    """An image or a part of it cannot be used; becomes a :class:`Rejected`."""
-
-    def __init__(self, reason: Reason, message: str):
-        super().__init__(reason, message)
-        self.reason: Reason = reason
-        self.message = message
 
 
 class ImageRef(NamedTuple):

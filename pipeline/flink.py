@@ -21,7 +21,7 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.flink_uber_jar_job_server import FlinkBeamJob, FlinkUberJarJobServer
 
-from pipeline.config import ConfigError
+from pipeline.errors import ClusterError
 
 WORKER = "patchbeam-flink-worker"
 _POLL_S = 1.0
@@ -39,12 +39,12 @@ def complete_options(options: PipelineOptions, given: set[str]) -> None:
         given: names of the options that were given, and stay as they are.
 
     Raises:
-        ConfigError: if no cluster answers, or there is no Java for a Flink on this machine.
+        ClusterError: if no cluster answers, or there is no Java for a Flink on this machine.
     """
     flink, portable = options.view_as(FlinkRunnerOptions), options.view_as(PortableOptions)
     if flink.flink_master in flink_runner.MAGIC_HOST_NAMES:
         if not shutil.which("java"):
-            raise ConfigError(
+            raise ClusterError(
                 "Beam options: --flink_master is not given, and there is no java on the PATH for a Flink on this "
                 "machine; name a cluster with --flink-master HOST:PORT, or install Java 11 or 17"
             )
@@ -65,7 +65,7 @@ def ask(master: str) -> dict[str, Any]:
     """What the cluster at ``host:port`` says of itself: ``flink-version``, ``taskmanagers``, ``slots-available`` ...
 
     Raises:
-        ConfigError: if nothing answers there, or something that is no Flink.
+        ClusterError: if nothing answers there, or something that is no Flink.
     """
     url = flink_runner.FlinkRunner.add_http_scheme(master)
     try:
@@ -75,7 +75,7 @@ def ask(master: str) -> dict[str, Any]:
         if "flink-version" not in cluster:
             raise ValueError("it does not tell a version of Flink")
     except (requests.RequestException, ValueError) as error:
-        raise ConfigError(
+        raise ClusterError(
             f"Beam options: no Flink answers at {url} ({_short(error)}); --flink-master takes HOST:PORT of the REST "
             "interface, the page of Flink"
         ) from error
@@ -114,7 +114,7 @@ class _JobServer(FlinkUberJarJobServer):
         try:
             return super().executable_jar()
         except Exception as error:  # of the download, and for a path that does not exist
-            raise ConfigError(
+            raise ClusterError(
                 f"Beam options: Beam's Flink runner, a jar, cannot be had ({_short(error)}); make one with 'mvn -f "
                 "deploy/flink/pom.xml package', and name it behind two dashes: -- --flink_job_server_jar=PATH"
             ) from error

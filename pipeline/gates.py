@@ -30,17 +30,10 @@ from pipeline import storage
 from pipeline.config import Bounds, Distances, Drift, Gates
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.drift import CHANNEL, LABEL, Feature, infinity_norm, jensen_shannon_divergence, to_proto
-from pipeline.exits import Ended, Exit
 from pipeline.parallel import cores
 
 _SHOWN = 3
 _Splits = Mapping[str, statistics_pb2.DatasetFeatureStatistics]
-
-
-class Held(Ended):
-    """A version is complete, and a gate holds it back."""
-
-    code = Exit.HELD
 
 
 class Verdict(NamedTuple):
@@ -129,7 +122,7 @@ def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Ver
         return
     try:
         old = open_dataset(published) if published else None
-    except ValueError as error:  # ConfigError, and what pydantic says of keys that are no more
+    except ValueError as error:  # DatasetError, and what pydantic says of keys that are no more
         problem = f"the published version cannot be read to be compared with: {str(error).splitlines()[0]}"
         yield from (Verdict(name, False, problem, {}) for name in names)
         return

@@ -12,7 +12,8 @@ import apache_beam as beam
 from pipeline import storage
 from pipeline.accounts import images_table
 from pipeline.config import DTYPES, Config, Patch
-from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected, Unreadable
+from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
+from pipeline.errors import Unreadable
 from pipeline.listing import Slice, read_listing
 from pipeline.names import names_of
 from pipeline.parallel import cores, in_order

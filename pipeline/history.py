@@ -7,8 +7,8 @@ import os
 from typing import Any, NamedTuple
 
 from pipeline import storage, versions
-from pipeline.config import ConfigError
 from pipeline.elements import FORMAT, READABLE
+from pipeline.errors import DatasetError
 from pipeline.lease import Lease
 
 
@@ -46,7 +46,7 @@ def failed_gates(manifest: dict[str, Any] | None) -> str:
 def _manifest(out: str, name: str) -> dict[str, Any] | None:
     try:
         manifest = versions.read_manifest(versions.folder_of(out, name))
-    except ConfigError:
+    except DatasetError:
         return None
     return manifest if manifest and manifest.get("format") in READABLE else None
 
@@ -92,14 +92,16 @@ def checked(out: str, name: str) -> dict[str, Any]:
     """The manifest of a version that can be published.
 
     Raises:
-        ConfigError: if there is no such version, it is not complete, was changed, or is of another format.
+        DatasetError: if there is no such version, it is not complete, was changed, or is of another format.
     """
     if not versions.is_complete(out, name):
         complete = ", ".join(versions.complete_versions(out)) or "none"
-        raise ConfigError(f"{out}: {name} is no complete version; there are {complete}")
+        raise DatasetError(f"{out}: {name} is no complete version; there are {complete}")
     manifest = versions.read_manifest(versions.folder_of(out, name)) or {}
     if (written := manifest.get("format")) not in READABLE:
-        raise ConfigError(f"{out}: {name} has format {written}, this patchbeam publishes formats {min(READABLE)} to {FORMAT}")
+        raise DatasetError(
+            f"{out}: {name} has format {written}, this patchbeam publishes formats {min(READABLE)} to {FORMAT}"
+        )
     return manifest
 
 
@@ -110,7 +112,7 @@ def roll_back(out: str, held: Lease) -> tuple[str, str]:
         (the version that is published now, the one that was)
 
     Raises:
-        ConfigError: if there is none.
+        DatasetError: if there is none.
     """
     latest = versions.latest(out)
     notes = [note["version"] for note in versions.publications(out)]
@@ -118,7 +120,7 @@ def roll_back(out: str, held: Lease) -> tuple[str, str]:
     before = notes[: len(notes) - 1 - notes[::-1].index(latest)] if latest in notes else []
     good = [name for name in before if name != latest and name not in taken_back and versions.is_complete(out, name)]
     if latest is None or not good:
-        raise ConfigError(f"{out}: nothing that is still there was published before {latest or 'the first build'}")
+        raise DatasetError(f"{out}: nothing that is still there was published before {latest or 'the first build'}")
     checked(out, good[-1])
     versions.publish(out, good[-1], held, by="rollback", withdrawn=latest)
     return good[-1], latest

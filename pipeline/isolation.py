@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.elements import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, StorageFailed
+from pipeline.errors import StorageError, Unreadable
+from pipeline.readers import ImageFile, Layout, Reader
 from pipeline.readers.converted import Choice
 from pipeline.readers.whole import Once
 from transforms.grid import Box
@@ -156,7 +156,7 @@ class _Decoder:
                 return answer
             try:
                 data = b"+" + serve(*answer)
-            except StorageFailed as error:
+            except StorageError as error:
                 data = b"-" + str(error).encode()
             except ValueError as error:  # an offset that no file has
                 data = b"?" + str(error).encode()

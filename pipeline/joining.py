@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Collection, Iterator
 
 from pipeline import storage
-from pipeline.config import ConfigError, Input
-from pipeline.elements import ImageRef, Unreadable, is_json
+from pipeline.config import Input
+from pipeline.elements import ImageRef, is_json
+from pipeline.errors import ConfigError, Unreadable
 from pipeline.manifest import Entry, read_manifest, where, without_values
 from pipeline.names import name_of
 

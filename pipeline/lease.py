@@ -21,25 +21,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.config import ConfigError
-from pipeline.exits import Ended, Exit
+from pipeline.errors import BusyError, ConfigError, LeaseLostError
 
 LASTS_S = 300.0
 _RENEWALS = 5  # in the time that a lease lasts
 _LOOKS_S = 5.0  # between two looks at a lease that somebody else has
 _SETTLES_S = 2.0  # after which the last of several writers has won, where a store has no conditions
-
-
-class Busy(Ended):
-    """Another build is writing to the same output."""
-
-    code = Exit.BUSY
-
-
-class Lost(Ended):
-    """The lease is somebody else's by now, or what is published was moved by somebody else."""
-
-    code = Exit.BUSY
 
 
 class Owner(NamedTuple):
@@ -131,7 +118,7 @@ class Lease:
                 return
             if owner and not owner.is_gone:
                 if not wait:
-                    raise Busy(f"{self._held_by(owner)}; wait for it with --wait, or choose another output.path")
+                    raise BusyError(f"{self._held_by(owner)}; wait for it with --wait, or choose another output.path")
                 if not told:
                     print(f"patchbeam: {self._held_by(owner)}: waiting", file=sys.stderr)
                 told = True
@@ -157,7 +144,7 @@ class Lease:
         """Makes the lease last from now.
 
         Raises:
-            Lost: if it is somebody else's.
+            LeaseLostError: if it is somebody else's.
         """
         with self._lock:
             me = self._me._replace(expires=time.time() + LASTS_S)
@@ -166,7 +153,7 @@ class Lease:
             mine = found and owner and owner.id == me.id
             if not found or not mine or not storage.write_if(self._uri, me.encode(), found.version):
                 self._lost = True
-                raise Lost(
+                raise LeaseLostError(
                     f"this build lost its lease of {self._out}: {self._uri} is somebody else's. Nothing was published; "
                     "the same command goes on from its finished shards"
                 )
@@ -177,7 +164,7 @@ class Lease:
         while not self._done.wait(LASTS_S / _RENEWALS):
             try:
                 self.renew()
-            except Lost:
+            except LeaseLostError:
                 return
             except OSError:  # the storage may answer the next time
                 continue
@@ -186,14 +173,14 @@ class Lease:
         """Moves ``LATEST``, if the lease still holds and nobody moved it since the lease began.
 
         Raises:
-            Lost: if not.
+            LeaseLostError: if not.
         """
         self.renew()
         moved = storage.write_if(self._pointer, f"{name}\n".encode(), self._latest)
         if not moved:
             found = storage.read_version(self._pointer)
             if not found or found.data != f"{name}\n".encode():
-                raise Lost(
+                raise LeaseLostError(
                     f"{self._pointer} was moved by somebody else since this build began; {name} is complete and not "
                     f"published: patchbeam publish {self._out} {name}"
                 )
@@ -219,7 +206,7 @@ def hold(out: str, wait: bool = False) -> Iterator[Lease]:
         wait: whether to wait while somebody else has it.
 
     Raises:
-        Busy: if somebody else has it.
+        BusyError: if somebody else has it.
         ConfigError: if the folder cannot be written.
     """
     try:

@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import IO, NamedTuple
 
 from pipeline import storage
-from pipeline.config import Config, ConfigError, Input
+from pipeline.config import Config, Input
 from pipeline.contents import with_contents
 from pipeline.elements import ImageRef, is_json
+from pipeline.errors import ConfigError
 from pipeline.joining import id_below, join_manifest
 from pipeline.manifest import check_manifest, folder_of, with_columns
 from pipeline.rasters import with_raster_fingerprints

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, cast
 
 from pipeline import storage
-from pipeline.config import OWN_COLUMNS, Config, ConfigError, Input, column_problem, secret_in
+from pipeline.config import OWN_COLUMNS, Config, Input, column_problem, secret_in
 from pipeline.elements import is_json
+from pipeline.errors import ConfigError
 
 Kind = Literal["integer", "number", "text"]
 

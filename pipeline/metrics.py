@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline import storage
-from pipeline.exits import Exit
+from pipeline.errors import Exit
 
 Samples = Iterable[tuple[Mapping[str, str], float | None]]
 

@@ -6,7 +6,8 @@ import re
 from typing import Literal
 
 from pipeline.config import Config, Constant, Regex
-from pipeline.elements import ImageRef, Unreadable, digest
+from pipeline.elements import ImageRef, digest
+from pipeline.errors import Unreadable
 
 
 def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.elements import ImageInfo, Unreadable
+from pipeline.elements import ImageInfo
+from pipeline.errors import Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.overview import sample_pixels
 from pipeline.parallel import Clock

@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 from pipeline.config import Input
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from pipeline.annotations import Placing, geometries, number, property_of, read_text, to_pixels
 from pipeline.config import Config, Points
-from pipeline.elements import ImageInfo, Unreadable
+from pipeline.elements import ImageInfo
+from pipeline.errors import Unreadable
 from pipeline.rasters import belonging
 from transforms.centred import centred_start
 from transforms.grid import Edge

@@ -15,7 +15,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.stores import Object, Passing, Store, insist, store_of
+from pipeline.errors import TransientError
+from pipeline.stores import Object, Store, retry, store_of
 
 BLOCK_BYTES = 1 << 16
 # Above this, a read is no header: it is fetched to the byte.
@@ -68,7 +69,7 @@ class RangeFile(io.RawIOBase):
 
     def __init__(self, uri: str):
         self._store: Store = store_of(uri)
-        self._object = insist(lambda: self._store.stat(uri))
+        self._object = retry(lambda: self._store.stat(uri))
         self._position = 0
         self._next, self._ahead = -1, 0  # the block after the last small read, and how many follow it at once
         self._held: list[tuple[int, bytes]] = []
@@ -185,7 +186,7 @@ class RangeFile(io.RawIOBase):
         def request() -> bytes:
             data = self._store.fetch(self._object, start, stop)
             if len(data) != stop - start:
-                raise Passing(f"{self._object.uri}: {len(data)} bytes came of {stop - start}")
+                raise TransientError(f"{self._object.uri}: {len(data)} bytes came of {stop - start}")
             return data
 
-        return insist(request)
+        return retry(request)

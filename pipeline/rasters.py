@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.config import Input, Raster, Replace
-from pipeline.elements import ImageInfo, ImageRef, Unreadable
+from pipeline.elements import ImageInfo, ImageRef
+from pipeline.errors import Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.polygons import PolygonReader, is_polygons
 from pipeline.readers import Layout, Reader

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.elements import PASSING, ImageInfo, ImageRef, Previous, Rejected, Unreadable, is_json
+from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected, is_json
+from pipeline.errors import TRANSIENT, Unreadable
 from pipeline.listing import read_listing
 from pipeline.names import names_of
 
@@ -75,6 +76,6 @@ def _recalled(
     if row["reason"] is None:
         header = {name: row[name] for name in _HEADER}
         return ImageInfo(**ref._asdict() | names | header, was=row["split"])
-    if previous.again or row["reason"] in PASSING | {"no_name"}:
+    if previous.again or row["reason"] in TRANSIENT | {"no_name"}:
         return ref
     return Rejected("inspect", row["reason"], row["message"], ref.image_id, level)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, digest, meta_of
+from pipeline.errors import DamagedRecordError
 from transforms.example import META, PatchRecord, patch_key
 
 INDEX_SCHEMA = pa.schema(
@@ -85,10 +86,6 @@ class Row(NamedTuple):
         return self.image.image_id, self.row, self.col, self.copy
 
 
-class Damaged(ValueError):
-    """A record of an earlier shard is not what was written there."""
-
-
 def order_of(config: Config, image_id: str, row: int, col: int, copy: int) -> int:
     """What the records of a shard are sorted by first."""
     if config.output.order != "shuffled":
@@ -114,13 +111,15 @@ def read_payload(file: BinaryIO, row: Row) -> bytes:
     """The Example of a row, from an earlier shard.
 
     Raises:
-        Damaged: if its checksum is wrong.
+        DamagedRecordError: if its checksum is wrong.
     """
     file.seek(row.spooled)
     data = file.read(row.length + _FOOTER)
     payload, crc = data[: row.length], data[row.length :]
     if len(payload) != row.length or _masked_crc(payload) != crc:
-        raise Damaged(f"the record of {row.identity} at byte {row.spooled}: the checksum of its content is wrong")
+        raise DamagedRecordError(
+            f"the record of {row.identity} at byte {row.spooled}: the checksum of its content is wrong"
+        )
     return payload
 
 
@@ -136,7 +135,7 @@ def write_records(
         earlier: shards that hold the others.
 
     Raises:
-        Damaged: if one of those is not what was written.
+        DamagedRecordError: if one of those is not what was written.
     """
     size, checksum = 0, hashlib.sha256()
     for row in rows:

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.config import ConfigError
-from pipeline.exits import Ended
+from pipeline.errors import ConfigError, JobFailedError
 from pipeline.parallel import cores
 
 _LOCAL = ("direct", "fnapi")
@@ -113,15 +112,11 @@ def make_runner(options: Any) -> Any:
     return options.view_as(StandardOptions).runner
 
 
-class JobFailed(Ended):
-    """A job on a cluster ended without success; the message says why, and what is kept."""
-
-
 def run_to_end(p: Any, options: Any) -> Any:
     """Runs a pipeline and returns its result; a job on a cluster ends with the build, also where that is interrupted.
 
     Raises:
-        JobFailed: if a job on a cluster fails; what fails on this machine raises what it raised there.
+        JobFailedError: if a job on a cluster fails; what fails on this machine raises what it raised there.
     """
     if is_local(options):
         result = p.run()
@@ -136,7 +131,7 @@ def run_to_end(p: Any, options: Any) -> Any:
             result.cancel()
             raise
     except RuntimeError as error:
-        raise JobFailed(f"{error}\nFinished shards are kept; the same command goes on from there") from error
+        raise JobFailedError(f"{error}\nFinished shards are kept; the same command goes on from there") from error
     return result
 
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pipeline import storage
-from pipeline.exits import Ended, Exit, explain
+from pipeline.errors import CommandError, Exit
+from pipeline.exits import explain
 from pipeline.lease import utc
 from pipeline.metrics import write_metrics
 
@@ -91,7 +92,7 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
     """
     code, reason = (Exit.DONE, None) if error is None else explain(error)
     manifest, built = run.manifest, run.built
-    if isinstance(error, Ended):
+    if isinstance(error, CommandError):
         manifest, built = error.manifest, error.built
     account, ended = manifest.get("accounts", {}), time.time()
     return {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.config import Input
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.readers import Layout, Reader
 from pipeline.readers.converted import Choice

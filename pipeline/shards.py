@@ -35,10 +35,11 @@ from pipeline.elements import (
     regions_file,
     shard_file,
 )
+from pipeline.errors import DamagedRecordError
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.plan import cells_of, read_shard, windows_of
-from pipeline.records import Damaged, make_index, write_records
+from pipeline.records import make_index, write_records
 from pipeline.regions import Part, make_regions
 from transforms import moments
 from transforms.grid import Cells
@@ -124,7 +125,7 @@ def write_shard(
         try:
             copier = stack.enter_context(contextlib.closing(Copier(previous, config, clock))) if previous else None
             return _write_shard(plan, config, folder, threads, clock, spool, copier), clock.counters()
-        except Damaged:
+        except DamagedRecordError:
             return write_shard(plan, config, folder, threads)
 
 

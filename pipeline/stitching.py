@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.elements import index_file
+from pipeline.errors import UsageError
 from pipeline.plan import grid_of
 from pipeline.pyramid import write_pyramid
 from transforms.example import patch_key
@@ -67,16 +68,16 @@ def stitch_image(
         fill: value of the pixels that lie in no patch.
 
     Raises:
-        ConfigError: if the image or the predictions are not there or do not fit.
+        UsageError: if the image or the predictions are not there or do not fit.
     """
     config = dataset.config
     if config.patch.crops or config.input.points:
         how = "random crops" if config.patch.crops else "patches around points"
-        raise ConfigError(f"{dataset.folder}: {how} do not cover an image; stitch a dataset that is cut in a grid")
+        raise UsageError(f"{dataset.folder}: {how} do not cover an image; stitch a dataset that is cut in a grid")
     grid = grid_of(_size_of(dataset, image_id), config)
     level = config.input.level
     if predictions and raster:
-        raise ConfigError("--predictions and --raster: use one of them")
+        raise UsageError("--predictions and --raster: use one of them")
     source = open_predictions(predictions, image_id, config) if predictions else open_patches(dataset, image_id, raster)
     keys = lambda cells: [
         patch_key(image_id, level, grid.rows.start(row), grid.cols.start(col))
@@ -110,7 +111,7 @@ def _size_of(dataset: Dataset, image_id: str) -> _Size:
     rows = table.to_pylist()
     if not rows or rows[0]["height"] is None:
         what = "was rejected as a whole, see rejected.jsonl" if rows else "is not there; images.parquet lists all"
-        raise ConfigError(f"--image {image_id}: {what} in {dataset.folder}")
+        raise UsageError(f"--image {image_id}: {what} in {dataset.folder}")
     return _Size(rows[0]["height"], rows[0]["width"])
 
 
@@ -118,11 +119,11 @@ def open_patches(dataset: Dataset, image_id: str, raster: str | None = None) -> 
     """The patches of an image, or of one of its further rasters, as they are in the dataset.
 
     Raises:
-        ConfigError: if there is no such raster.
+        UsageError: if there is no such raster.
     """
     rasters, name = [*dataset.config.input.rasters], f"raster/{raster}" if raster else "image"
     if raster and raster not in rasters:
-        raise ConfigError(f"--raster {raster}: is not in {dataset.folder}; there are {', '.join(rasters) or 'none'}")
+        raise UsageError(f"--raster {raster}: is not in {dataset.folder}; there are {', '.join(rasters) or 'none'}")
     rows: dict[str, dict[str, Any]] = {}
     for shard in dataset.shard_table()["shard"].to_pylist():
         with storage.open_read(storage.join(dataset.folder, index_file(shard))) as file:
@@ -141,13 +142,13 @@ def open_predictions(folder: str, image_id: str, config: Config) -> Source:
     ``key`` of a patch in each of its N lines. Arrays may be larger than memory; objects are not unpickled.
 
     Raises:
-        ConfigError: if a file is missing, or does not fit the others or the dataset.
+        UsageError: if a file is missing, or does not fit the others or the dataset.
     """
     places: dict[str, tuple[str, int]] = {}
     arrays: dict[str, np.memmap] = {}
     names = sorted(n for n in os.listdir(folder) if n.endswith(".npy")) if os.path.isdir(folder) else []
     if not names:
-        raise ConfigError(f"--predictions {folder}: holds no NAME.npy with a NAME.keys beside it")
+        raise UsageError(f"--predictions {folder}: holds no NAME.npy with a NAME.keys beside it")
     for name in names:
         path = os.path.join(folder, name)
         arrays[path] = _open_array(path, config.patch.size)
@@ -156,9 +157,9 @@ def open_predictions(folder: str, image_id: str, config: Config) -> Source:
                 places[key] = (path, number)
     kinds = {(_channels(array), array.dtype) for array in arrays.values()}
     if len(kinds) > 1:
-        raise ConfigError(f"--predictions {folder}: the arrays differ in channels or dtype: {sorted(map(str, kinds))}")
+        raise UsageError(f"--predictions {folder}: the arrays differ in channels or dtype: {sorted(map(str, kinds))}")
     if not places:
-        raise ConfigError(f"--predictions {folder}: no key of {image_id!r} is there")
+        raise UsageError(f"--predictions {folder}: no key of {image_id!r} is there")
     ((channels, dtype),) = kinds
 
     def read(key: str) -> np.ndarray:
@@ -180,14 +181,14 @@ def _open_array(path: str, size: tuple[int, int]) -> np.memmap:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise UsageError(f"{path}: cannot be read: {error}") from error
     if array.ndim not in (2, 3, 4) or (array.ndim > 2 and array.shape[1:3] != size):
-        raise ConfigError(
+        raise UsageError(
             f"{path}: has the shape {array.shape}; expected [N, {size[0]}, {size[1]}(, C)], or [N, C] for one "
             "prediction for each patch"
         )
     if array.dtype.kind not in "uif" or not array.flags.c_contiguous:
-        raise ConfigError(f"{path}: {array.dtype} in this order is not read; save np.ascontiguousarray of numbers")
+        raise UsageError(f"{path}: {array.dtype} in this order is not read; save np.ascontiguousarray of numbers")
     return array
 
 
@@ -196,7 +197,7 @@ def _keys(path: str, count: int) -> list[str]:
         with open(path, encoding="utf-8") as file:
             keys = file.read().splitlines()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     if len(keys) != count:
-        raise ConfigError(f"{path}: has {len(keys)} lines for {count} predictions")
+        raise UsageError(f"{path}: has {len(keys)} lines for {count} predictions")
     return keys

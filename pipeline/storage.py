@@ -140,11 +140,11 @@ def _fingerprint(uri: str) -> str | None:
 
 def _stat(uri: str) -> Object | None:
     """What there is in a store."""
-    from pipeline.stores import insist, store_of
+    from pipeline.stores import retry, store_of
 
     store = store_of(uri)
     try:
-        return insist(lambda: store.stat(uri))
+        return retry(lambda: store.stat(uri))
     except FileNotFoundError:
         return None
 
@@ -176,13 +176,13 @@ def atomic_write(uri: str) -> Iterator[BinaryIO]:
     other. For a store it waits in a temporary file: what is sent there appears when it has arrived.
     """
     if not is_local(uri):
-        from pipeline.stores import insist, store_of
+        from pipeline.stores import retry, store_of
 
         store = store_of(uri)
         with tempfile.TemporaryFile() as spool:
             yield cast(BinaryIO, spool)
             size = spool.seek(0, 2)
-            insist(lambda: store.put(uri, cast(BinaryIO, spool), size))
+            retry(lambda: store.put(uri, cast(BinaryIO, spool), size))
         return
     folder, _, name = uri.rpartition("/")
     temporary = f"{folder or '.'}/.tmp-{name}-{uuid.uuid4().hex}"
@@ -214,13 +214,13 @@ def read_version(uri: str) -> Versioned | None:
                 return Versioned(file.read(), _version(os.fstat(file.fileno())))
         except FileNotFoundError:
             return None
-    from pipeline.stores import insist, store_of
+    from pipeline.stores import retry, store_of
 
     found = _stat(uri)
     if not found:
         return None
     try:
-        return Versioned(insist(lambda: store_of(uri).fetch(found, 0, found.size)), found.version)
+        return Versioned(retry(lambda: store_of(uri).fetch(found, 0, found.size)), found.version)
     except OSError:  # it was replaced in between, or removed
         return read_version(uri)
 
@@ -234,9 +234,9 @@ def write_if(uri: str, data: bytes, version: str | None) -> str | None:
         Its new version; None if it was not written.
     """
     if not is_local(uri):
-        from pipeline.stores import insist, store_of
+        from pipeline.stores import retry, store_of
 
-        return insist(lambda: store_of(uri).put_if(uri, data, version))
+        return retry(lambda: store_of(uri).put_if(uri, data, version))
     folder, _, name = uri.rpartition("/")
     temporary = f"{folder or '.'}/.tmp-{name}"  # one is enough: it is written under the lock
     with _locked(folder or "."):
@@ -326,10 +326,10 @@ def copy(source: str, target: str) -> None:
             os.remove(temporary)
         return
     if source.partition("://")[0] == target.partition("://")[0]:
-        from pipeline.stores import insist, store_of
+        from pipeline.stores import retry, store_of
 
         with contextlib.suppress(NotImplementedError):
-            insist(lambda: store_of(source).copy(source, target))
+            retry(lambda: store_of(source).copy(source, target))
             return
     with open_read(source) as file, atomic_write(target) as out:
         shutil.copyfileobj(file, out, 1 << 20)
@@ -367,7 +367,7 @@ def delete(uri: str) -> None:
     if is_local(uri):
         shutil.rmtree(uri) if os.path.isdir(uri) else os.remove(uri)
         return
-    from pipeline.stores import insist, store_of
+    from pipeline.stores import retry, store_of
 
     store = store_of(uri)
-    insist(lambda: store.delete(uri))
+    retry(lambda: store.delete(uri))

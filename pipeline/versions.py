@@ -18,8 +18,8 @@ import time
 from typing import Any
 
 from pipeline import storage
-from pipeline.config import ConfigError
 from pipeline.elements import FORMAT, READABLE
+from pipeline.errors import DatasetError
 from pipeline.lease import Lease, utc
 
 MANIFEST = "manifest.json"
@@ -39,14 +39,14 @@ def latest(out: str) -> str | None:
     """Name of the published version; None before the first.
 
     Raises:
-        ConfigError: if the pointer does not hold a name of a version.
+        DatasetError: if the pointer does not hold a name of a version.
     """
     path = storage.join(out, "LATEST")
     if storage.size(path) is None:
         return None
     name = storage.read_bytes(path).decode(errors="replace").strip()
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{path}: {name!r} is no name of a version; write one of {out}/versions into it")
+        raise DatasetError(f"{path}: {name!r} is no name of a version; write one of {out}/versions into it")
     return name
 
 
@@ -54,7 +54,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     """The manifest of a version; None if the version is not complete.
 
     Raises:
-        ConfigError: if it is not what was written there.
+        DatasetError: if it is not what was written there.
     """
     path = storage.join(folder, MANIFEST)
     if storage.size(path) is None:
@@ -65,7 +65,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     except (ValueError, AttributeError):
         whole = False
     if not whole:
-        raise ConfigError(
+        raise DatasetError(
             f"{path}: was changed after it was written, its checksum is another one; restore it, publish another "
             "version (patchbeam versions lists them), or build from nothing with --fresh"
         )
@@ -81,7 +81,7 @@ def check_format(out: str) -> None:
     """Refuses an output whose published version was made by a newer patchbeam.
 
     Raises:
-        ConfigError: for one that was.
+        DatasetError: for one that was.
     """
     name = latest(out)
     path = storage.join(folder_of(out, name), MANIFEST) if name else ""
@@ -91,7 +91,7 @@ def check_format(out: str) -> None:
     with contextlib.suppress(ValueError, AttributeError):  # read_manifest complains of that
         written = json.loads(storage.read_bytes(path)).get("format")
     if isinstance(written, int) and written > FORMAT:
-        raise ConfigError(
+        raise DatasetError(
             f"{path}: has format {written}, this patchbeam writes format {FORMAT} and would hide it from its readers; "
             "install a newer one, or choose another output.path"
         )
@@ -181,7 +181,7 @@ def publish(out: str, name: str, held: Lease, by: str = "build", withdrawn: str 
         withdrawn: the version that it replaces because something is wrong with that one.
 
     Raises:
-        Lost: if the lease is lost, or the pointer was moved by somebody else.
+        LeaseLostError: if the lease is lost, or the pointer was moved by somebody else.
     """
     held.publish(name)
     entry = {"version": name, "time": utc(time.time()), "by": by}

@@ -18,10 +18,10 @@ import tifffile
 import pipeline
 from pipeline import build as building
 from pipeline import headers, versions
-from pipeline.build import TooManyRejected, build
-from pipeline.config import Config, ConfigError
+from pipeline.build import build
+from pipeline.config import Config
 from pipeline.dataset import open_dataset
-from pipeline.elements import Unreadable
+from pipeline.errors import ConfigError, TooManyRejectedError, Unreadable
 from pipeline.listing import slices_of
 from pipeline.runners import parse_options
 from pipeline.verify import verify
@@ -365,7 +365,7 @@ def test_bad_images_and_bad_tiles_are_rejected_with_a_reason_and_everything_else
 
 def test_too_many_rejections_publish_nothing_and_a_higher_limit_reuses_the_shards(bad_images, tmp_path, no_graphs):
     root, _, _ = bad_images
-    with pytest.raises(TooManyRejected, match=r"5 of 11 images have rejections .*max_rejected: 0\.01 allows 1"):
+    with pytest.raises(TooManyRejectedError, match=r"5 of 11 images have rejections .*max_rejected: 0\.01 allows 1"):
         run(configure(root, tmp_path / "out"))
     assert versions.latest(str(tmp_path / "out")) is None
     outcome = run(configure(root, tmp_path / "out", max_rejected=0.5))
@@ -376,7 +376,7 @@ def test_too_many_rejections_publish_nothing_and_a_higher_limit_reuses_the_shard
 def test_a_set_without_a_single_good_patch_fails_whatever_the_limit(tmp_path, no_graphs):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/x.png").write_bytes(b"")
-    with pytest.raises(TooManyRejected, match=r"no patch was written: 1 images, 1 x empty_file"):
+    with pytest.raises(TooManyRejectedError, match=r"no patch was written: 1 images, 1 x empty_file"):
         run(configure(tmp_path / "in", tmp_path / "out", max_rejected=1.0))
 
 
@@ -463,7 +463,7 @@ def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_
 
     with monkeypatch.context() as patched:
         patched.setattr(headers, "inspect_image", then_replace)
-        with pytest.raises(TooManyRejected, match="1 x changed"):
+        with pytest.raises(TooManyRejectedError, match="1 x changed"):
             run(configure(root, tmp_path / "out", max_rejected=0.0))
 
 
@@ -478,7 +478,7 @@ def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_grap
             raise Unreadable("io_error", "the storage does not answer")
 
         patched.setattr(opened, "open_to_scale", offline)
-        with pytest.raises(TooManyRejected, match="no patch was written"):
+        with pytest.raises(TooManyRejectedError, match="no patch was written"):
             run(config)
     outcome = run(config)
     assert outcome.manifest["counters"]["shards_written"] == 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipeline.config import Config, ConfigError, Constant, Regex, load_config
+from pipeline.config import Config, Constant, Regex, load_config
+from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"

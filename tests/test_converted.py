@@ -7,7 +7,7 @@ from PIL import Image
 from test_readers import boxes_of, part, photo, picture
 
 from pipeline.config import Input
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import converted
 from pipeline.readers.converted import Choice, open_as
 from transforms.pixels import scaled, to_gray

@@ -39,7 +39,10 @@ def test_of_an_image_a_region_and_a_shard():
     region = Region(IMAGE, 0, 128, 256, 256)
     assert IMAGE.names_digest.hex() == "84c165e832da02981a246815f0d168f9"
     assert region.pixels_digest("c" * 64, 2).hex() == "8c50735f38d6babb424b4b2d7a7bf30d"
-    assert ShardPlan("train", 3, 16, (region,)).digest("c" * 64) == "4ae01dc5ef031b0aaf8b7a532832dec693b8f67e56f85bc04d20cbed46aedbd7"
+    assert (
+        ShardPlan("train", 3, 16, (region,)).digest("c" * 64)
+        == "4ae01dc5ef031b0aaf8b7a532832dec693b8f67e56f85bc04d20cbed46aedbd7"
+    )
 
 
 def test_of_a_listing_and_a_dataset(make_config):

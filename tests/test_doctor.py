@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline import doctor, flink
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from transforms.encoding import encode_patch
 
 

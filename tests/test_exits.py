@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from pipeline import exits
-from pipeline.exits import Exit
+from pipeline import errors
+from pipeline.errors import Exit
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_the_documents_list_all_of_them():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)] == [code.value for code in Exit]
-    table = re.findall(r"^(\d+) +([A-Z]+) ", exits.__doc__, re.MULTILINE)
+    table = re.findall(r"^(\d+) +([A-Z]+) ", errors.__doc__, re.MULTILINE)
     assert table == [(str(code.value), code.name) for code in Exit]
 
 

@@ -13,9 +13,10 @@ from test_build import ONE_WORKER, checksums, patches_of, read_index
 
 from pipeline import plan as planning
 from pipeline import shards
-from pipeline.build import TooManyRejected, build
+from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
+from pipeline.errors import TooManyRejectedError
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 from transforms import quality
@@ -143,7 +144,9 @@ def test_copies_are_left_out_whatever_the_windows_and_threads(images, tmp_path, 
 
 
 def test_a_dataset_of_which_everything_is_filtered_is_not_published(images, tmp_path):
-    with pytest.raises(TooManyRejected, match="no patch was written: 2 images, no rejections, 116 patches filtered"):
+    with pytest.raises(
+        TooManyRejectedError, match="no patch was written: 2 images, no rejections, 116 patches filtered"
+    ):
         run(images, tmp_path / "out", quality={"keep": {"entropy": {"min": 9}}})
 
 

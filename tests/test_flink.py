@@ -15,10 +15,10 @@ import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions
 from apache_beam.portability.api import beam_job_api_pb2
 
-from pipeline import flink, runners
-from pipeline.config import ConfigError
+from pipeline import errors, flink
+from pipeline.errors import JobFailedError, UsageError
 from pipeline.flink import ask, complete_options, root_cause
-from pipeline.runners import JobFailed, make_runner, option_names, parse_options, run_to_end
+from pipeline.runners import make_runner, option_names, parse_options, run_to_end
 
 STATE = beam_job_api_pb2.JobState
 OVERVIEW = {"flink-version": "1.19.3", "taskmanagers": 3, "slots-total": 6, "slots-available": 5}
@@ -86,14 +86,14 @@ def test_without_a_master_flink_runs_on_this_machine_if_there_is_java(monkeypatc
     complete_options(options, option_names(flags))
     assert not options.view_as(FlinkRunnerOptions).flink_submit_uber_jar
     monkeypatch.setattr(flink.shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"no java on the PATH .* --flink-master HOST:PORT, or install Java"):
+    with pytest.raises(UsageError, match=r"no java on the PATH .* --flink-master HOST:PORT, or install Java"):
         complete_options(options, option_names(flags))
 
 
 @pytest.mark.parametrize("answer", [(200, b"<html>"), (200, {"jobs": []}), (404, {})], ids=["page", "other", "404"])
 def test_what_answers_and_is_no_flink_is_named(server, answer):
     server.answers = lambda *_: answer
-    with pytest.raises(ConfigError, match=rf"no Flink answers at http://{server.master} \(.+\); --flink-master takes"):
+    with pytest.raises(UsageError, match=rf"no Flink answers at http://{server.master} \(.+\); --flink-master takes"):
         ask(server.master)
 
 
@@ -122,7 +122,7 @@ def test_a_jar_that_does_not_exist_is_named_with_the_way_out(server):
     )  # fmt: skip
     job_server = make_runner(options).default_job_server(options)
     with pytest.raises(
-        ConfigError, match=r"/no/such\.jar.*mvn -f deploy/flink/pom\.xml package.*--flink_job_server_jar="
+        UsageError, match=r"/no/such\.jar.*mvn -f deploy/flink/pom\.xml package.*--flink_job_server_jar="
     ):
         job_server.executable_jar()
 
@@ -228,9 +228,9 @@ def test_a_job_that_fails_is_an_error_of_one_sentence_and_what_fails_here_is_not
         raise RuntimeError("no space left")
 
     p, cancelled = pipeline_that(fail)
-    with pytest.raises(JobFailed, match=r"no space left\nFinished shards are kept; the same command goes on"):
+    with pytest.raises(JobFailedError, match=r"no space left\nFinished shards are kept; the same command goes on"):
         run_to_end(p, parse_options(["--runner=FlinkRunner"]))
     with pytest.raises(RuntimeError) as caught:
         run_to_end(p, parse_options([]))
-    assert not isinstance(caught.value, runners.JobFailed)
+    assert not isinstance(caught.value, errors.JobFailedError)
     assert cancelled == []

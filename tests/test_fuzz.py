@@ -16,9 +16,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipeline.build import TooManyRejected, build
+from pipeline.build import build
 from pipeline.config import Config
-from pipeline.elements import Reason
+from pipeline.errors import Reason, TooManyRejectedError
 from pipeline.runners import parse_options
 
 HEIGHT, WIDTH = 48, 64
@@ -137,7 +137,7 @@ def fuzz(folder, count, seed):
     start = time.monotonic()
     try:
         build(config, parse_options([]))
-    except TooManyRejected:
+    except TooManyRejectedError:
         pass  # the accounts are there all the same
     print(f"{count} mutations took {time.monotonic() - start:.0f} s")
     (version,) = (folder / "out/versions").iterdir()

@@ -16,7 +16,8 @@ from pipeline import gates, history, lease, storage, versions
 from pipeline.config import Config, Gates
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.elements import FORMAT, shard_file
-from pipeline.gates import Held, judge
+from pipeline.errors import HeldBackError
+from pipeline.gates import judge
 from pipeline.leakage import find_groups, find_same_files
 from pipeline.verify import verify
 from transforms import moments
@@ -227,7 +228,7 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     assert [verdict["passed"] for verdict in first.manifest["gates"]] == [True, True, True]
     write_png(images / "a/99.png", np.full((200, 200, 3), 255, np.uint8))
     (images / "a/0.png").unlink()
-    with pytest.raises(Held) as caught:
+    with pytest.raises(HeldBackError) as caught:
         run(config)
     name = caught.value.manifest["version"]
     assert str(caught.value).startswith(f"{name} is complete, and held back:\n  drift.mean: moved too far: t")
@@ -240,7 +241,7 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     assert [verdict["gate"] for verdict in held_back.manifest["gates"] if not verdict["passed"]] == ["drift.mean"]
     assert history.describe_versions(out).endswith("held back: drift.mean")
 
-    with pytest.raises(Held) as again:  # nothing is built again, and nothing forgotten
+    with pytest.raises(HeldBackError) as again:  # nothing is built again, and nothing forgotten
         run(config)
     assert (caught.value.built, again.value.built) == (True, False)
     assert [entry.name for entry in history.list_versions(out)] == [first.manifest["version"], name]
@@ -254,7 +255,7 @@ def test_gates_that_are_loosened_let_a_version_pass_without_building_it_again(im
     config = configure(images, tmp_path / "out", **STRICT)
     run(config)
     write_png(images / "a/99.png", np.full((200, 200, 3), 255, np.uint8))
-    with pytest.raises(Held) as caught:
+    with pytest.raises(HeldBackError) as caught:
         run(config)
     passed = run(configure(images, tmp_path / "out", gates={"drift": {"mean": 10}}))
     assert not passed.built
@@ -273,7 +274,7 @@ def test_a_build_that_died_before_the_gates_is_asked_by_the_next_one(images, tmp
             run(config)
     _, name = versions.complete_versions(config.output.path)
     assert "gates" not in open_dataset(config.output.path, name).manifest
-    with pytest.raises(Held):
+    with pytest.raises(HeldBackError):
         run(config)
 
 
@@ -316,7 +317,7 @@ def test_images_that_look_alike_in_two_splits(tmp_path):
         augment={"flip": True, "brightness": 0.3, "copies": 1},
         gates={"leakage": "perceptual"},
     )
-    with pytest.raises(Held) as caught:
+    with pytest.raises(HeldBackError) as caught:
         run(config)
     (verdict,) = caught.value.manifest["gates"]
     assert verdict["measured"] == {"leaks": len(photos) // 2}

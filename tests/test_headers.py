@@ -12,7 +12,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 from pipeline.config import Constant, Regex
-from pipeline.elements import ImageInfo, ImageRef, Rejected, Unreadable
+from pipeline.elements import ImageInfo, ImageRef, Rejected
+from pipeline.errors import Unreadable
 from pipeline.headers import InspectImages, inspect_image, inspect_images
 from pipeline.listing import Slice, make_listing
 from pipeline.names import name_of, split_of

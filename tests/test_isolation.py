@@ -14,7 +14,7 @@ from PIL import Image
 from test_readers import RGB, SAMPLES, TILED, boxes_of, photo, write_tiff
 
 from pipeline import isolation, storage
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.readers.converted import Choice, open_as
 from transforms.grid import Box

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from pipeline import lease, storage, versions
-from pipeline.config import ConfigError
-from pipeline.lease import Busy, Lost, Owner
+from pipeline.errors import BusyError, ConfigError, LeaseLostError
+from pipeline.lease import Owner
 
 NAME = "20240101T000000Z-abababab"
 HOLD = """
@@ -52,7 +52,7 @@ def on_another_machine(out, **values):
 
 def test_a_second_build_is_kept_out_until_the_first_process_ends_however_it_ends(out):
     with another_process_builds(out) as process:
-        with pytest.raises(Busy) as caught, lease.hold(out):
+        with pytest.raises(BusyError) as caught, lease.hold(out):
             pass
         assert re.fullmatch(
             rf"another build is writing to {out}: process {process.pid} on \S+, since \S+Z, lease until \S+Z; "
@@ -73,7 +73,7 @@ def test_a_second_build_is_kept_out_until_the_first_process_ends_however_it_ends
 def test_a_build_that_fails_frees_the_output(out):
     with pytest.raises(ValueError, match="failed"), lease.hold(out):
         raise ValueError("failed")
-    with lease.hold(out), pytest.raises(Busy), lease.hold(out):
+    with lease.hold(out), pytest.raises(BusyError), lease.hold(out):
         pass
     with lease.hold(out):
         pass
@@ -90,7 +90,7 @@ def test_the_lease_says_who_and_until_when(out):
 
 def test_a_lease_of_another_machine_holds_until_it_expires(out):
     on_another_machine(out)
-    with pytest.raises(Busy, match="process 7 on elsewhere"), lease.hold(out):
+    with pytest.raises(BusyError, match="process 7 on elsewhere"), lease.hold(out):
         pass
     on_another_machine(out, expires=time.time() - 1)
     with lease.hold(out):
@@ -100,7 +100,7 @@ def test_a_lease_of_another_machine_holds_until_it_expires(out):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": 5}'])
 def test_a_lease_that_nobody_can_understand_keeps_nobody_out(out, text):
     storage.write_bytes(f"{out}/LEASE", text.encode())
-    with lease.hold(out), pytest.raises(Busy), lease.hold(out):
+    with lease.hold(out), pytest.raises(BusyError), lease.hold(out):
         pass
 
 
@@ -117,7 +117,7 @@ def test_of_many_at_once_one_gets_it(out):
 
     def build():
         starting.wait()
-        with contextlib.suppress(Busy), lease.hold(out):
+        with contextlib.suppress(BusyError), lease.hold(out):
             got.append(threading.get_ident())
             time.sleep(0.5)
 
@@ -133,16 +133,18 @@ def test_a_lease_is_renewed_while_its_owner_lives(out, monkeypatch):
     monkeypatch.setattr(lease, "LASTS_S", 0.5)
     with lease.hold(out):
         time.sleep(0.8)
-        with pytest.raises(Busy), lease.hold(out):
+        with pytest.raises(BusyError), lease.hold(out):
             pass
 
 
 def test_a_build_that_lost_its_lease_cannot_publish_and_takes_nothing_away(out):
     with lease.hold(out) as held:
         other = on_another_machine(out)
-        with pytest.raises(Lost, match=r"lost its lease of .*LEASE is somebody else's. Nothing was published"):
+        with pytest.raises(
+            LeaseLostError, match=r"lost its lease of .*LEASE is somebody else's. Nothing was published"
+        ):
             held.publish(NAME)
-        with pytest.raises(Lost):
+        with pytest.raises(LeaseLostError):
             held.renew()
     assert versions.latest(out) is None
     assert json.loads(storage.read_bytes(f"{out}/LEASE"))["id"] == other.id
@@ -152,7 +154,7 @@ def test_a_pointer_that_somebody_moved_in_between_stays_there(out):
     other = "20250101T000000Z-abababab"
     with lease.hold(out) as held:
         storage.write_bytes(f"{out}/LATEST", f"{other}\n".encode())
-        with pytest.raises(Lost, match=rf"moved by somebody else .* patchbeam publish {out} {NAME}"):
+        with pytest.raises(LeaseLostError, match=rf"moved by somebody else .* patchbeam publish {out} {NAME}"):
             held.publish(NAME)
     assert versions.latest(out) == other
     with lease.hold(out) as held:

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import listing, storage
-from pipeline.config import ConfigError, Input
+from pipeline.config import Input
 from pipeline.elements import ImageRef
+from pipeline.errors import ConfigError
 from pipeline.listing import check_inputs, list_images, make_listing, read_listing, slices_of
 
 

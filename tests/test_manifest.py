@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds
 
 import pipeline
 from pipeline.build import build
-from pipeline.config import Config, ConfigError, Input
+from pipeline.config import Config, Input
 from pipeline.dataset import open_dataset
 from pipeline.elements import meta_of
+from pipeline.errors import ConfigError
 from pipeline.listing import check_inputs, find_images, list_images, make_listing
 from pipeline.manifest import read_manifest, with_columns
 from pipeline.runners import parse_options

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.build import build
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.dataset import open_dataset
+from pipeline.errors import UsageError
 from pipeline.runners import parse_options
 from pipeline.stitching import stitch_image
 from pipeline.verify import verify
@@ -124,7 +125,7 @@ def test_points_that_cannot_be_understood_reject_their_image(make, tmp_path, tex
 def test_patches_around_points_are_not_stitched(make, tmp_path):
     dataset, _ = make(CSV, edge="pad")
 
-    with pytest.raises(ConfigError, match="patches around points do not cover an image"):
+    with pytest.raises(UsageError, match="patches around points do not cover an image"):
         stitch_image(dataset, "a.tif", str(tmp_path / "x.tif"))
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pipeline.annotations import Placing
-from pipeline.build import TooManyRejected, build
+from pipeline.build import build
 from pipeline.config import Config, Input
 from pipeline.dataset import open_dataset
-from pipeline.elements import ImageInfo, Unreadable
+from pipeline.elements import ImageInfo
+from pipeline.errors import TooManyRejectedError, Unreadable
 from pipeline.opened import OpenImage
 from pipeline.rasters import open_raster
 from pipeline.runners import parse_options
@@ -181,7 +182,9 @@ def test_what_covers_too_little_or_too_much_is_left_out_and_counted(make, kind):
 def test_pixels_that_no_polygon_wants_are_not_read(make, monkeypatch):
     read, plain = [], OpenImage.read
     monkeypatch.setattr(OpenImage, "read", lambda image, box: read.append(box) or plain(image, box))
-    with pytest.raises(TooManyRejected, match="no patch was written: 1 images, no rejections, 48 patches filtered"):
+    with pytest.raises(
+        TooManyRejectedError, match="no patch was written: 1 images, no rejections, 48 patches filtered"
+    ):
         make(text='{"type": "FeatureCollection", "features": []}', cover={"area": {"tumor": {"min": 0.1}}})
     assert not read
     make(cover={"area": {"tumor": {"min": 0.1}}})

@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from pipeline import storage
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import Layout, open_image, tiff, whole
 from transforms.grid import Box
 

@@ -12,10 +12,9 @@ import tifffile
 from test_build import checksums, configure, run
 
 from pipeline import history, lease, versions
-from pipeline.build import Withdrawn
 from pipeline.compare import compare_images
-from pipeline.config import ConfigError
 from pipeline.dataset import open_dataset
+from pipeline.errors import ConfigError, WithdrawnError
 from pipeline.verify import verify
 
 heavy = functools.partial(pytest.param, marks=pytest.mark.heavy)
@@ -191,7 +190,7 @@ def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, t
     with lease.hold(out) as held:
         now, was = history.roll_back(out, held)
     assert (now, was) == tuple(outcome.manifest["version"] for outcome in (first, second))
-    with pytest.raises(Withdrawn, match=rf"taken back at .*patchbeam publish {out} {was} publishes it again"):
+    with pytest.raises(WithdrawnError, match=rf"taken back at .*patchbeam publish {out} {was} publishes it again"):
         run(config)
     assert versions.latest(out) == now
     with lease.hold(out) as held, pytest.raises(ConfigError, match="nothing that is still there was published before"):

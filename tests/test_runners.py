@@ -14,7 +14,7 @@ from apache_beam.runners.worker import data_plane
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline import runners
-from pipeline.config import ConfigError
+from pipeline.errors import ConfigError
 from pipeline.flink import FlinkRunner
 from pipeline.runners import is_local, make_runner, parse_options, threads_per_process
 

@@ -12,13 +12,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import runs, storage
-from pipeline.build import TooManyRejected, Withdrawn
-from pipeline.config import ConfigError
-from pipeline.exits import Exit, explain
-from pipeline.gates import Held
-from pipeline.lease import Busy, Lost
+from pipeline.errors import (
+    BusyError,
+    ConfigError,
+    Exit,
+    HeldBackError,
+    JobFailedError,
+    LeaseLostError,
+    TooManyRejectedError,
+    WithdrawnError,
+)
+from pipeline.exits import explain
 from pipeline.metrics import format_metrics
-from pipeline.runners import JobFailed
 from pipeline.runs import Telling, read_runs, recorded
 
 MANIFEST = {
@@ -32,13 +37,13 @@ MANIFEST = {
     ],
 }
 ERRORS = [
-    (TooManyRejected("x", {name: MANIFEST[name] for name in ("accounts", "counters")}), Exit.REJECTED, "rejected"),
-    (Held("x", MANIFEST), Exit.HELD, "held"),
-    (Withdrawn("x"), Exit.HELD, "held"),
+    (TooManyRejectedError("x", {name: MANIFEST[name] for name in ("accounts", "counters")}), Exit.REJECTED, "rejected"),
+    (HeldBackError("x", MANIFEST), Exit.HELD, "held"),
+    (WithdrawnError("x"), Exit.HELD, "held"),
     (ConfigError("x"), Exit.USAGE, "usage"),
-    (Busy("x"), Exit.BUSY, "busy"),
-    (Lost("x"), Exit.BUSY, "busy"),
-    (JobFailed("x"), Exit.FAILED, "failed"),
+    (BusyError("x"), Exit.BUSY, "busy"),
+    (LeaseLostError("x"), Exit.BUSY, "busy"),
+    (JobFailedError("x"), Exit.FAILED, "failed"),
     (OSError(28, "No space left on device"), Exit.FAILED, "failed"),
     (KeyboardInterrupt(), Exit.INTERRUPTED, "interrupted"),
     (ZeroDivisionError("a bug"), Exit.FAILED, "failed"),
@@ -69,8 +74,8 @@ def test_every_ending_has_its_line(out, error, code, outcome):
     line = record(out, error)
     assert (line["exit_code"], line["outcome"]) == (code, outcome)
     assert line["reason"]
-    assert line["version"] == (MANIFEST["version"] if isinstance(error, Held) else None)
-    if isinstance(error, TooManyRejected):
+    assert line["version"] == (MANIFEST["version"] if isinstance(error, HeldBackError) else None)
+    if isinstance(error, TooManyRejectedError):
         assert (line["images"], line["images_rejected"], line["counters"]) == (5, 1, MANIFEST["counters"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["started"])
     assert line["started"] <= line["ended"]
@@ -94,9 +99,9 @@ def test_errors_of_the_program_show_their_traceback_and_others_a_sentence():
 
 
 def test_what_an_earlier_run_did_is_not_counted_again(out):
-    with pytest.raises(Held), recorded("build", Telling()) as run:
+    with pytest.raises(HeldBackError), recorded("build", Telling()) as run:
         run.output = out
-        raise Held("x", MANIFEST, built=False)
+        raise HeldBackError("x", MANIFEST, built=False)
     (line,) = read_runs(out)
     assert (line["version"], line["counters"]) == (MANIFEST["version"], {})
 
@@ -138,7 +143,7 @@ def test_what_cannot_be_written_or_run_is_a_warning(out, capfd):
 def test_the_command_gets_the_line_and_no_shell(out, tmp_path):
     program = "import sys, json; json.dump([sys.argv[1:], json.load(sys.stdin)], open(sys.argv[1], 'w'))"
     told = str(tmp_path / "told.json")
-    line = record(out, Busy("later"), notify=[sys.executable, "-c", program, told, "; touch $HOME", "*"])
+    line = record(out, BusyError("later"), notify=[sys.executable, "-c", program, told, "; touch $HOME", "*"])
     arguments, entry = json.loads(storage.read_bytes(told))
     assert arguments == [told, "; touch $HOME", "*"]
     assert entry == line
@@ -173,7 +178,7 @@ def test_metrics_are_what_prometheus_reads(out, tmp_path):
 
 def test_the_last_success_stays_when_a_run_fails(out, tmp_path):
     success = record(out)
-    for error in (Busy("x"), ZeroDivisionError("y")):
+    for error in (BusyError("x"), ZeroDivisionError("y")):
         record(out, error, metrics_file=str(tmp_path / "m.prom"))
     found = metrics((tmp_path / "m.prom").read_text())
     assert found["patchbeam_last_run_exit_code"] == {(): 1}

@@ -17,7 +17,8 @@ import pipeline
 from pipeline.build import build
 from pipeline.config import Config, Input
 from pipeline.dataset import open_dataset
-from pipeline.elements import ImageRef, Unreadable
+from pipeline.elements import ImageRef
+from pipeline.errors import Unreadable
 from pipeline.headers import inspect_image
 from pipeline.runners import parse_options
 from pipeline.scaling import open_to_scale

@@ -27,7 +27,7 @@ from PIL import Image
 
 import pipeline
 from pipeline import cli, lease, versions
-from pipeline.exits import Exit
+from pipeline.errors import Exit
 from pipeline.runners import is_local, parse_options
 
 ROOT = pathlib.Path(__file__).parent.parent

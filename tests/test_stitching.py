@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from pipeline.build import build
 from pipeline.cli import main
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.dataset import open_dataset
+from pipeline.errors import UsageError
 from pipeline.pyramid import halved, write_pyramid
 from pipeline.runners import parse_options
 from pipeline.stitching import stitch_image
@@ -144,25 +145,25 @@ def test_what_does_not_fit_is_named(source, tmp_path, monkeypatch):
     dataset, _ = make_dataset(source, tmp_path, monkeypatch)
     folder = tmp_path / "p"
     go = lambda image="a.tif": stitch_image(dataset, image, str(tmp_path / "o.tif"), predictions=str(folder))
-    with pytest.raises(ConfigError, match=r"--image z.tif: is not there; images.parquet lists all"):
+    with pytest.raises(UsageError, match=r"--image z.tif: is not there; images.parquet lists all"):
         go("z.tif")
-    with pytest.raises(ConfigError, match=r"holds no NAME.npy"):
+    with pytest.raises(UsageError, match=r"holds no NAME.npy"):
         go()
     folder.mkdir()
     np.save(folder / "a.npy", np.zeros((2, 96, 127)))
-    with pytest.raises(ConfigError, match=r"has the shape \(2, 96, 127\); expected \[N, 96, 128"):
+    with pytest.raises(UsageError, match=r"has the shape \(2, 96, 127\); expected \[N, 96, 128"):
         go()
     np.save(folder / "a.npy", np.zeros((2, 96, 128)))
-    with pytest.raises(ConfigError, match=r"a.keys: cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"a.keys: cannot be read: No such file"):
         go()
     (folder / "a.keys").write_text("a.tif#0/0/0\n")
-    with pytest.raises(ConfigError, match="has 1 lines for 2 predictions"):
+    with pytest.raises(UsageError, match="has 1 lines for 2 predictions"):
         go()
     (folder / "a.keys").write_text("x#0/0/0\ny#0/0/0\n")
-    with pytest.raises(ConfigError, match=r"no key of 'a.tif' is there"):
+    with pytest.raises(UsageError, match=r"no key of 'a.tif' is there"):
         go()
     np.save(folder / "a.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot be read"):
         go()
     assert not (tmp_path / "o.tif").exists()
 

@@ -18,13 +18,14 @@ import servers
 import tifffile
 
 import pipeline
-from pipeline import lease, ranges, runs, storage, stores
+from pipeline import errors, lease, ranges, runs, storage, stores
 from pipeline.build import build
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.dataset import open_dataset
+from pipeline.errors import TransientError, UsageError
 from pipeline.readers import open_image
 from pipeline.runners import parse_options
-from pipeline.stores import Passing, gs, insist, objects_below, s3, store_of
+from pipeline.stores import gs, objects_below, retry, s3, store_of
 from pipeline.verify import verify
 from transforms.grid import Box
 
@@ -198,10 +199,10 @@ def test_pauses_grow_and_are_not_those_of_other_workers(monkeypatch):
     monkeypatch.setattr(stores.time, "sleep", pauses.append)
 
     def fail():
-        raise Passing("no")
+        raise TransientError("no")
 
     with pytest.raises(OSError, match=r"no \(after 8 tries\)"):
-        insist(fail)
+        retry(fail)
     limits = [0.25 * 2**n for n in range(7)]
     assert all(limit / 2 <= pause <= limit for limit, pause in zip(limits, pauses))
     assert len(pauses) == 7
@@ -370,7 +371,7 @@ def test_secrets_are_refused_before_the_store_is_asked(proxy, tmp_path):
     proxy.reset()
     for uri in ("s3://testtest:word@bucket/a.tif", "gs://bucket/a.tif?X-Goog-Signature=word"):
         (tmp_path / "m.csv").write_text(f"uri\n{uri}\n")
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(UsageError) as caught:
             build(configure(tmp_path, tmp_path), parse_options([]))
         assert "line 2" in str(caught.value) and "word@" not in str(caught.value) and "=word" not in str(caught.value)
     assert proxy.requests == 0
@@ -378,12 +379,12 @@ def test_secrets_are_refused_before_the_store_is_asked(proxy, tmp_path):
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "boto3", None)
-    with pytest.raises(ConfigError, match=r"s3:// needs boto3: pip install 'patchbeam\[aws\]'"):
+    with pytest.raises(UsageError, match=r"s3:// needs boto3: pip install 'patchbeam\[aws\]'"):
         store_of("s3://bucket/a")
 
 
 def test_other_schemes_are_those_of_beam():
-    with pytest.raises(ConfigError, match="nothing:// is not known"):
+    with pytest.raises(UsageError, match="nothing:// is not known"):
         storage.size("nothing://bucket/a")
 
 
@@ -442,13 +443,13 @@ def test_one_build_at_a_time_has_an_output_in_a_store(root, scheme, proxy, reque
 
     name = "20240101T000000Z-abababab"
     with lease.hold(root) as held:
-        with pytest.raises(lease.Busy), lease.hold(root):
+        with pytest.raises(errors.BusyError), lease.hold(root):
             pass
         held.renew()
         held.publish(name)
         other = lease.Owner.me()._replace(process="elsewhere/1")
         storage.write_bytes(f"{root}/LEASE", other.encode())
-        with pytest.raises(lease.Lost):
+        with pytest.raises(errors.LeaseLostError):
             held.publish(name)
     assert storage.read_bytes(f"{root}/LATEST").decode().strip() == name
     assert lease.Owner.decode(storage.read_bytes(f"{root}/LEASE")).id == other.id

@@ -13,9 +13,9 @@ import pytest
 
 from pipeline import versions
 from pipeline.build import build
-from pipeline.config import ConfigError
 from pipeline.dataset import open_dataset
 from pipeline.elements import FORMAT
+from pipeline.errors import UsageError
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 
@@ -105,7 +105,7 @@ def test_accounts_that_do_not_add_up_are_found(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["accounts"]["written"] -= 1
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match="was changed after it was written"):
+    with pytest.raises(UsageError, match="was changed after it was written"):
         problems(copy)
     manifest["checksum"] = versions._checksum(manifest)  # as a build that adds up wrongly would write it
     (copy / "manifest.json").write_text(json.dumps(manifest))
@@ -116,7 +116,7 @@ def test_a_table_of_shards_with_a_path_for_a_name_is_refused(copy):
     rows = pq.read_table(copy / "shards.parquet").to_pylist()
     rows[0]["shard"] = "../../secret"
     pq.write_table(pa.Table.from_pylist(rows), copy / "shards.parquet")
-    with pytest.raises(ConfigError, match=r"'../../secret' is no name of a shard"):
+    with pytest.raises(UsageError, match=r"'../../secret' is no name of a shard"):
         problems(copy)
 
 
@@ -138,5 +138,5 @@ def test_a_receipt_that_changed_is_found(copy):
 def test_a_dataset_of_another_format_is_refused_with_the_way_out(copy, written, way_out):
     manifest = json.loads((copy / "manifest.json").read_text()) | {"format": written}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match=f"has format {written}, .* reads format {FORMAT}; {way_out}"):
+    with pytest.raises(UsageError, match=f"has format {written}, .* reads format {FORMAT}; {way_out}"):
         problems(copy)

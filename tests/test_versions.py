@@ -8,8 +8,8 @@ import os
 import pytest
 
 from pipeline import lease, storage, versions
-from pipeline.config import ConfigError
 from pipeline.elements import FORMAT
+from pipeline.errors import DatasetError
 
 ONE, OTHER = "ab" * 32, "cd" * 32
 OLD, NEW = "20240101T000000Z-abababab", "20240202T000000Z-cdcdcdcd"
@@ -116,7 +116,9 @@ def test_a_manifest_that_was_edited_is_refused(out):
     assert versions.read_manifest(versions.folder_of(out, name))["images"] == 7
     for edited in (text.replace(b"7", b"8"), text[:-5], text.replace(b'"checksum"', b'"x"'), b"[]"):
         storage.write_bytes(path, edited)
-        with pytest.raises(ConfigError, match="was changed after it was written, its checksum is another one; restore"):
+        with pytest.raises(
+            DatasetError, match="was changed after it was written, its checksum is another one; restore"
+        ):
             versions.read_manifest(versions.folder_of(out, name))
     storage.write_bytes(path, json.dumps(json.loads(text)).encode())  # other spaces are no other content
     assert versions.read_manifest(versions.folder_of(out, name))["images"] == 7
@@ -126,7 +128,7 @@ def test_an_output_of_a_newer_format_is_refused(out):
     versions.check_format(out)
     write(out, OLD, manifest_json=json.dumps({"format": FORMAT + 1}))
     storage.write_bytes(f"{out}/LATEST", OLD.encode())
-    with pytest.raises(ConfigError, match=f"has format {FORMAT + 1}, this patchbeam writes format {FORMAT} .* newer"):
+    with pytest.raises(DatasetError, match=f"has format {FORMAT + 1}, this patchbeam writes format {FORMAT} .* newer"):
         versions.check_format(out)
 
 
@@ -241,7 +243,7 @@ def test_versions_of_another_output_are_left_alone_below_a_folder_with_a_star(tm
 )
 def test_a_pointer_that_holds_no_name_of_a_version_is_refused(out, text):
     storage.write_bytes(f"{out}/LATEST", text.encode())
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(DatasetError) as caught:
         versions.latest(out)
     assert str(caught.value) == (
         f"{out}/LATEST: {text.strip()!r} is no name of a version; write one of {out}/versions into it"
@@ -250,7 +252,7 @@ def test_a_pointer_that_holds_no_name_of_a_version_is_refused(out, text):
 
 def test_a_pointer_that_is_no_text_is_refused(out):
     storage.write_bytes(f"{out}/LATEST", b"\xff\xfe")
-    with pytest.raises(ConfigError, match="is no name of a version"):
+    with pytest.raises(DatasetError, match="is no name of a version"):
         versions.latest(out)
 
 

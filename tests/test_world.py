@@ -15,7 +15,7 @@ import zarr
 from rasterio.transform import Affine
 
 from pipeline import isolation
-from pipeline.elements import Reason, Unreadable
+from pipeline.errors import Reason, Unreadable
 from pipeline.isolation import open_isolated
 from pipeline.readers import open_image
 from pipeline.readers.converted import Choice

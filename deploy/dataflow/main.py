@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline import lease, storage
 from pipeline.build import begin, find_previous, make_pipeline, unchanged
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.config import Config, load_config
+from pipeline.errors import UsageError
 from pipeline.listing import find_images
 from pipeline.runners import parse_options
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = read_config(known.config, known.input, known.output)
         folder = submit(config, parse_options(flags, config.beam))
-    except ConfigError as error:
+    except UsageError as error:
         sys.exit(f"patchbeam: {error}")
     if folder is None:
         sys.exit(f"patchbeam: nothing changed since the build that is published in {config.output.path}: no job")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL.Image import DecompressionBombError
 
 from pipeline import storage
-from pipeline.elements import Reason, Unreadable
+from pipeline.errors import Reason, StorageError, Unreadable
 from transforms.grid import Box
 
 # An image without random access is decoded whole: up to this many bytes of pixels.
@@ -68,10 +68,6 @@ class Layout(NamedTuple):
         return (self.block_height, self.block_width) == (self.height, self.width)
 
 
-class StorageFailed(Exception):
-    """The storage did not deliver; no library takes it for a fault of the file, as it would take an OSError."""
-
-
 class ImageFile:
     """An open file that counts what is read of it, and tells a failing storage from a broken file.
 
@@ -88,12 +84,12 @@ class ImageFile:
         """See ``io.BufferedIOBase``.
 
         Raises:
-            StorageFailed: for any OSError.
+            StorageError: for any OSError.
         """
         try:
             data = self._file.read(size)
         except OSError as error:
-            raise StorageFailed(error.strerror or str(error)) from error
+            raise StorageError(error.strerror or str(error)) from error
         self.bytes_read += len(data)
         return data
 
@@ -102,26 +98,26 @@ class ImageFile:
 
         Raises:
             ValueError: for a place that no file has: such an offset comes from a broken file.
-            StorageFailed: for any other OSError.
+            StorageError: for any other OSError.
         """
         try:
             return self._file.seek(offset, whence)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise ValueError(f"an offset of {offset}") from error
-            raise StorageFailed(error.strerror or str(error)) from error
+            raise StorageError(error.strerror or str(error)) from error
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Says which ``(offset, bytes)`` will be read soon; a file in a store fetches them together.
 
         Raises:
-            StorageFailed: if the storage does not deliver.
+            StorageError: if the storage does not deliver.
         """
         if expect := getattr(self._file, "expect", None):
             try:
                 expect(ranges)
             except OSError as error:
-                raise StorageFailed(error.strerror or str(error)) from error
+                raise StorageError(error.strerror or str(error)) from error
 
     def tell(self) -> int:
         """See ``io.BufferedIOBase``."""
@@ -143,7 +139,7 @@ def unreadable(reason: Reason, what: str) -> Iterator[None]:
         yield
     except Unreadable:
         raise
-    except StorageFailed as error:
+    except StorageError as error:
         raise Unreadable("io_error", f"cannot be read: {error}") from error
     except DecompressionBombError as error:
         raise Unreadable("too_large", f"{what}: {error}") from error

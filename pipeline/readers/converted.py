@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from pipeline.config import Input
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import Layout, Reader, open_image
 from transforms import pixels as arithmetic
 from transforms.grid import Box

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, extra
 from pipeline.readers.blocks import BlockReader
 from pipeline.readers.whole import WholeReader, check_size

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, check_single, orientation
 from pipeline.readers.whole import WholeReader
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import imagecodecs
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, check_single
 from pipeline.readers.whole import WholeReader
 

@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, check_plausible, extra, unreadable
 from pipeline.readers.whole import Once, check_size
 from transforms.grid import Box

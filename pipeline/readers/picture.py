@@ -14,7 +14,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import Image
 from PIL.WebPImagePlugin import WebPImageFile
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, check_single, orientation
 from pipeline.readers.whole import WholeReader
 

@@ -12,7 +12,7 @@ import zlib
 import imagecodecs
 from PIL import Image
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, check_single, orientation
 from pipeline.readers.whole import WholeReader
 

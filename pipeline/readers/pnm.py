@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, check_plausible, check_single, unreadable
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box

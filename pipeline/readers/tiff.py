@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 import tifffile
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, check_plausible, orientation, unreadable
 from pipeline.readers.blocks import BlockReader, Decode
 from pipeline.readers.jpeg import decode_tables

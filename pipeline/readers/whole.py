@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, orientation, unreadable
 from transforms.grid import Box
 

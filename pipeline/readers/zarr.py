@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.elements import Unreadable
+from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, extra, unreadable
 from pipeline.readers.whole import check_size
 from transforms.grid import Box

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from pipeline.config import ConfigError
+from pipeline.errors import PreconditionError, TransientError, UsageError
 
 _Result = TypeVar("_Result")
 
@@ -49,7 +49,7 @@ class Store:
     """What a store can do. Each method makes one request or a few, and does not try again.
 
     Raises:
-        Passing: where another try may end well: errors of the server, timeouts, connections that broke.
+        TransientError: where another try may end well: errors of the server, timeouts, connections that broke.
         OSError: where it will not; FileNotFoundError for what is not there.
     """
 
@@ -89,26 +89,18 @@ class Store:
         raise NotImplementedError
 
 
-class Passing(Exception):
-    """A request failed in a way that another try may not."""
-
-
-class Refused(OSError):
-    """The condition of a request does not hold."""
-
-
 def store_of(uri: str) -> Store:
     """The store of a URI.
 
     Raises:
-        ConfigError: if its library is not installed.
+        UsageError: if its library is not installed.
     """
     scheme = uri.partition("://")[0]
     library, extra = _MODULES.get(scheme, ("apache_beam", ""))
     try:
         importlib.import_module(library)
     except ImportError as error:
-        raise ConfigError(f"{scheme}:// needs {library}: pip install 'patchbeam[{extra}]'") from error
+        raise UsageError(f"{scheme}:// needs {library}: pip install 'patchbeam[{extra}]'") from error
     return _module(scheme if scheme in _MODULES else "other").store()
 
 
@@ -116,7 +108,7 @@ def _module(scheme: str) -> ModuleType:
     return importlib.import_module(f"pipeline.stores.{scheme}")
 
 
-def insist(request: Callable[[], _Result]) -> _Result:
+def retry(request: Callable[[], _Result]) -> _Result:
     """The result of a request, which is made again, after longer and longer pauses, where its failure may pass.
 
     Raises:
@@ -125,7 +117,7 @@ def insist(request: Callable[[], _Result]) -> _Result:
     for attempt in range(_ATTEMPTS):
         try:
             return request()
-        except Passing as error:
+        except TransientError as error:
             if attempt == _ATTEMPTS - 1:
                 raise OSError(f"{error} (after {_ATTEMPTS} tries)") from error
             time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1))  # noqa: S311
@@ -136,7 +128,7 @@ def objects_below(prefix: str) -> Iterator[Object]:
     """Everything whose URI begins so, in the order of the names."""
     store, token = store_of(prefix), None
     while True:
-        found, token = insist(functools.partial(store.page, prefix, token))
+        found, token = retry(functools.partial(store.page, prefix, token))
         yield from found
         if token is None:
             return
@@ -146,20 +138,25 @@ def folders_below(prefix: str) -> Iterator[str]:
     """Names of the folders right below a prefix that ends with a slash."""
     store, token = store_of(prefix), None
     while True:
-        found, token = insist(functools.partial(store.folders, prefix, token))
+        found, token = retry(functools.partial(store.folders, prefix, token))
         yield from found
         if token is None:
             return
 
 
-def is_passing(status: int | None) -> bool:
+def is_transient(status: int | None) -> bool:
     """Whether an HTTP status may be another one the next time; None for no answer at all."""
     return status is None or status >= 500 or status in (408, 425, 429)
 
 
 def failure(status: int, uri: str, message: str) -> OSError:
     """The error for an HTTP status that will not pass."""
-    kinds: dict[int, type[OSError]] = {404: FileNotFoundError, 401: PermissionError, 403: PermissionError, 412: Refused}
+    kinds: dict[int, type[OSError]] = {
+        404: FileNotFoundError,
+        401: PermissionError,
+        403: PermissionError,
+        412: PreconditionError,
+    }
     kind = kinds.get(status, OSError)
     text = {
         404: "is not there",

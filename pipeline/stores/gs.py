@@ -17,7 +17,8 @@ import requests.adapters
 import urllib3.exceptions
 
 from pipeline import stores
-from pipeline.stores import Object, Passing, Refused, Store, failure, is_passing
+from pipeline.errors import PreconditionError, TransientError
+from pipeline.stores import Object, Store, failure, is_transient
 
 
 @functools.cache
@@ -32,7 +33,7 @@ class _GoogleCloud(Store):
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=64)
         for scheme in ("http://", "https://"):
             self._client._http.mount(scheme, adapter)
-        # See stores.insist.
+        # See stores.retry.
         self._once: dict[str, Any] = {"retry": None, "timeout": stores.TIMEOUT_S}
 
     def stat(self, uri: str) -> Object:
@@ -65,7 +66,7 @@ class _GoogleCloud(Store):
         try:
             with _errors(uri):
                 blob.upload_from_string(data, if_generation_match=int(version or 0), **self._once)
-        except Refused:
+        except PreconditionError:
             return None
         return str(blob.generation)
 
@@ -108,12 +109,12 @@ def _errors(uri: str) -> Iterator[None]:
     try:
         yield
     except google.api_core.exceptions.GoogleAPICallError as error:
-        if is_passing(error.code):
-            raise Passing(f"{uri}: the store answers {error.code}") from error
+        if is_transient(error.code):
+            raise TransientError(f"{uri}: the store answers {error.code}") from error
         raise failure(error.code or 0, uri, error.message) from error
     except google.resumable_media.InvalidResponse as error:
-        if is_passing(error.response.status_code):
-            raise Passing(f"{uri}: the store answers {error.response.status_code}") from error
+        if is_transient(error.response.status_code):
+            raise TransientError(f"{uri}: the store answers {error.response.status_code}") from error
         raise failure(error.response.status_code, uri, "refused") from error
     except (
         requests.exceptions.RequestException,
@@ -121,8 +122,8 @@ def _errors(uri: str) -> Iterator[None]:
         google.resumable_media.DataCorruption,
         ConnectionError,
     ) as error:
-        raise Passing(f"{uri}: {type(error).__name__}") from error
+        raise TransientError(f"{uri}: {type(error).__name__}") from error
     except google.auth.exceptions.TransportError as error:
-        raise Passing(f"{uri}: {type(error).__name__}") from error
+        raise TransientError(f"{uri}: {type(error).__name__}") from error
     except google.auth.exceptions.GoogleAuthError as error:
         raise PermissionError(f"{uri}: no valid credentials for Google Cloud: {error}") from error

@@ -13,8 +13,8 @@ from typing import BinaryIO
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.config import ConfigError
-from pipeline.stores import Object, Passing, Store
+from pipeline.errors import TransientError, UsageError
+from pipeline.stores import Object, Store
 
 
 @functools.cache
@@ -78,6 +78,6 @@ def _errors(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except ValueError as error:  # no file system for this scheme
-        raise ConfigError(f"{uri.partition('://')[0]}:// is not known: {error}") from error
+        raise UsageError(f"{uri.partition('://')[0]}:// is not known: {error}") from error
     except (BeamIOError, OSError) as error:
-        raise Passing(f"{uri}: {error}") from error
+        raise TransientError(f"{uri}: {error}") from error

@@ -14,7 +14,8 @@ import botocore.exceptions
 import urllib3.exceptions
 
 from pipeline import stores
-from pipeline.stores import Object, Passing, Refused, Store, failure, insist, is_passing
+from pipeline.errors import PreconditionError, TransientError
+from pipeline.stores import Object, Store, failure, is_transient, retry
 
 # Above this size an object is sent in parts, which are tried again one by one.
 _PART_BYTES = 32 << 20
@@ -33,7 +34,7 @@ class _S3(Store):
         config = botocore.config.Config(
             connect_timeout=stores.TIMEOUT_S,
             read_timeout=stores.TIMEOUT_S,
-            retries={"total_max_attempts": 1},  # see stores.insist
+            retries={"total_max_attempts": 1},  # see stores.retry
             max_pool_connections=64,
             # Checksums of their own make requests that other servers than Amazon's do not understand.
             request_checksum_calculation="when_required",
@@ -70,20 +71,20 @@ class _S3(Store):
             self._client.put_object(**_place(uri), Body=file.read())
 
     def _put_parts(self, uri: str, file: BinaryIO, size: int) -> None:
-        upload = insist(lambda: self._call(uri, "create_multipart_upload"))["UploadId"]
+        upload = retry(lambda: self._call(uri, "create_multipart_upload"))["UploadId"]
         try:
             parts: list[dict[str, Any]] = []
             while data := file.read(_PART_BYTES):
                 part = {"UploadId": upload, "PartNumber": len(parts) + 1}
-                sent = insist(lambda part=part, data=data: self._call(uri, "upload_part", **part, Body=data))  # type: ignore[misc]
+                sent = retry(lambda part=part, data=data: self._call(uri, "upload_part", **part, Body=data))  # type: ignore[misc]
                 parts.append({"ETag": sent["ETag"], "PartNumber": part["PartNumber"]})
             whole = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
-            insist(lambda: self._call(uri, "complete_multipart_upload", **whole))
+            retry(lambda: self._call(uri, "complete_multipart_upload", **whole))
         except FileNotFoundError:  # an answer that got lost: the upload was complete, and is not known any more
-            if insist(lambda: self.stat(uri)).size != size:
+            if retry(lambda: self.stat(uri)).size != size:
                 raise
         except BaseException:
-            with contextlib.suppress(OSError, Passing):
+            with contextlib.suppress(OSError, TransientError):
                 self._call(uri, "abort_multipart_upload", UploadId=upload)
             raise
 
@@ -101,7 +102,7 @@ class _S3(Store):
                 return self._client.put_object(**_place(uri), Body=data, **condition)["ETag"]
         except FileNotFoundError:  # the one to be replaced is gone
             return None
-        except Refused:
+        except PreconditionError:
             return None
 
     def copy(self, source: str, target: str) -> None:
@@ -132,14 +133,14 @@ def _errors(uri: str) -> Iterator[None]:
         yield
     except botocore.exceptions.ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if is_passing(status) or status == 409:  # two conditional requests at a time
-            raise Passing(f"{uri}: the store answers {status}") from error
+        if is_transient(status) or status == 409:  # two conditional requests at a time
+            raise TransientError(f"{uri}: the store answers {status}") from error
         raise failure(status, uri, str(error)) from error
     except botocore.exceptions.NoCredentialsError as error:
         raise PermissionError(f"{uri}: no credentials for AWS were found") from error
     except (botocore.exceptions.HTTPClientError, botocore.exceptions.IncompleteReadError) as error:
-        raise Passing(f"{uri}: {type(error).__name__}") from error
+        raise TransientError(f"{uri}: {type(error).__name__}") from error
     except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-        raise Passing(f"{uri}: {type(error).__name__}") from error
+        raise TransientError(f"{uri}: {type(error).__name__}") from error
     except botocore.exceptions.BotoCoreError as error:
         raise OSError(f"{uri}: {error}") from error
