@@ -21,8 +21,8 @@ import numpy as np
 import tifffile
 from mosaic import pictures
 
-from pipeline import ranges
 from pipeline.readers import open_image
+from pipeline.storage import range_file
 from transforms.grid import Box
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -120,7 +120,7 @@ def measure(folder):
     for what, path, window in make_files(folder):
         size, key = os.path.getsize(path), os.path.basename(path)
         Server.files[key] = path
-        ranges._cache = ranges._Blocks()
+        range_file._cache = range_file._Blocks()
         sent = [tuple(Server.sent)]
         reader = open_image(f"s3://bucket/{key}")
         sent.append(tuple(Server.sent))

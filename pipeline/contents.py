@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import itertools
 from collections.abc import Iterator
-from typing import Any, cast
 
 from pipeline import storage
 from pipeline.config import Input, Replace
 from pipeline.elements import ImageRef, is_json
 from pipeline.rasters import belonging
+from pipeline.storage.files import digest_of
 
 _BATCH = 1_000
 _READS = 16  # at a time
@@ -36,14 +35,3 @@ def with_contents(refs: Iterator[ImageRef], config: Input) -> Iterator[ImageRef]
 def _files(ref: ImageRef, rules: list[Replace]) -> list[str]:
     given = [file for file in (ref.mask, ref.points, ref.regions) if file and not is_json(file)]
     return [ref.uri, *given, *(belonging(ref, rule, "") for rule in rules)]
-
-
-def digest_of(uri: str) -> str:
-    """32 hexadecimal digits of the bytes of a local file; what begins with ``missing`` is no digest."""
-    if not uri or not storage.is_local(uri):
-        return "missing"
-    try:
-        with open(uri, "rb") as file:
-            return hashlib.file_digest(cast(Any, file), lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError as error:
-        return f"missing-{error.errno}"

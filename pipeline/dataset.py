@@ -162,7 +162,7 @@ def _payloads(files: list[str]) -> tf.data.Dataset:
     """The serialized Examples; TensorFlow reads no stores but Google's, and that without our retries."""
     import tensorflow as tf
 
-    from pipeline.records import read_record
+    from pipeline.storage.tfrecord import read_record
 
     if all(map(storage.is_local, files)):
         return tf.data.TFRecordDataset(files)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.contents import digest_of
 from pipeline.dataset import Dataset
 from pipeline.elements import index_file, shard_file
+from pipeline.storage.files import digest_of
 from transforms.alike import CELLS, fingerprint, grey, pairs_within, shares
 from transforms.encoding import decode_patch
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import struct
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
-import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, digest, meta_of
 from pipeline.errors import DamagedRecordError
+from pipeline.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame, masked_crc
 from transforms.example import META, PatchRecord, patch_key
 
 INDEX_SCHEMA = pa.schema(
@@ -45,8 +44,6 @@ SCORES_SCHEMA = pa.schema(
 # Of datasets with several records of one place: which of them, and what was done to it, as JSON.
 COPY_SCHEMA = pa.schema([("copy", pa.int32()), ("augmentation", pa.string())])
 _KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
-_HEADER, _FOOTER = 12, 4  # bytes of a record before and after its payload
-_MAX_PAYLOAD = 1 << 31
 
 
 class Row(NamedTuple):
@@ -114,9 +111,9 @@ def read_payload(file: BinaryIO, row: Row) -> bytes:
         DamagedRecordError: if its checksum is wrong.
     """
     file.seek(row.spooled)
-    data = file.read(row.length + _FOOTER)
+    data = file.read(row.length + FOOTER_BYTES)
     payload, crc = data[: row.length], data[row.length :]
-    if len(payload) != row.length or _masked_crc(payload) != crc:
+    if len(payload) != row.length or masked_crc(payload) != crc:
         raise DamagedRecordError(
             f"the record of {row.identity} at byte {row.spooled}: the checksum of its content is wrong"
         )
@@ -144,38 +141,11 @@ def write_records(
         else:
             spool.seek(row.spooled)
             payload = spool.read(row.length)
-        header = struct.pack("<Q", row.length)
-        record = b"".join((header, _masked_crc(header), payload, _masked_crc(payload)))
+        record = frame(payload)
         file.write(record)
         checksum.update(record)
         size += len(record)
     return size, checksum.hexdigest()
-
-
-def read_record(file: BinaryIO) -> tuple[bytes, int] | None:
-    """The payload of the next record and the bytes that the record takes; None at the end of the file.
-
-    Raises:
-        ValueError: if a checksum is wrong or the record is cut short.
-    """
-    header = file.read(_HEADER)
-    if not header:
-        return None
-    if len(header) < _HEADER or _masked_crc(header[:8]) != header[8:]:
-        raise ValueError("the checksum of its length is wrong")
-    (length,) = struct.unpack("<Q", header[:8])
-    if length > _MAX_PAYLOAD:
-        raise ValueError(f"claims {length} bytes")
-    rest = file.read(length + _FOOTER)
-    if len(rest) < length + _FOOTER or _masked_crc(rest[:-_FOOTER]) != rest[-_FOOTER:]:
-        raise ValueError("the checksum of its content is wrong")
-    return rest[:-_FOOTER], _HEADER + len(rest)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """The checksum of the TFRecord format: CRC-32C, rotated and shifted (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def index_schema(config: Config) -> pa.Schema:
@@ -201,7 +171,7 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
     schema, level = index_schema(config), config.input.level
     further = functools.cache(lambda image: tuple(meta_of(image).values()))
     placing = functools.cache(_placing)
-    entries, offset = [], _HEADER
+    entries, offset = [], HEADER_BYTES
     for number, row in enumerate(rows):
         image = row.image
         key = patch_key(image.image_id, level, row.row, row.col, row.copy)
@@ -224,7 +194,7 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
                 *row.extra,
             )
         )
-        offset += row.length + _FOOTER + _HEADER
+        offset += row.length + FOOTER_BYTES + HEADER_BYTES
     values = zip(*entries) if entries else [[]] * len(schema)
     arrays = [pa.array(column, kind) for column, kind in zip(values, schema.types)]
     out = io.BytesIO()

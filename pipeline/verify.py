@@ -15,7 +15,7 @@ from pipeline import storage, versions
 from pipeline.config import Config
 from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import index_file, receipt_file, regions_file, shard_file
-from pipeline.records import read_record
+from pipeline.storage.tfrecord import read_record
 from transforms.encoding import decode_patch
 from transforms.example import META, from_example
 

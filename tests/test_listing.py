@@ -164,7 +164,7 @@ def test_a_listing_is_read_as_it_was_made(tmp_path, monkeypatch):
     made.save(str(tmp_path / "inputs.parquet"))
     assert list(read_listing(str(tmp_path / "inputs.parquet"))) == refs
     assert made.images == 25
-    monkeypatch.setattr(storage, "_BATCH", 3)  # groups of four rows, read by three
+    monkeypatch.setattr("pipeline.storage.tables._BATCH", 3)  # groups of four rows, read by three
     for first, end in itertools.combinations_with_replacement(range(26), 2):
         assert list(read_listing(str(tmp_path / "inputs.parquet"), first, end)) == refs[first:end]
     assert pq.read_table(tmp_path / "inputs.parquet").to_pylist() == [ref._asdict() for ref in refs]

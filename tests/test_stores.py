@@ -18,14 +18,15 @@ import servers
 import tifffile
 
 import pipeline
-from pipeline import errors, lease, ranges, runs, storage, stores
+from pipeline import errors, lease, runs, storage
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
 from pipeline.errors import TransientError, UsageError
 from pipeline.readers import open_image
 from pipeline.runners import parse_options
-from pipeline.stores import gs, objects_below, retry, s3, store_of
+from pipeline.storage import gcs, object_store, range_file, s3
+from pipeline.storage.object_store import objects_below, retry, store_of
 from pipeline.verify import verify
 from transforms.grid import Box
 
@@ -70,10 +71,10 @@ def proxy(scheme, request, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{proxy.port}")
-    monkeypatch.setattr(stores, "_FIRST_PAUSE_S", 0.002)
-    monkeypatch.setattr(ranges, "_cache", ranges._Blocks())
+    monkeypatch.setattr(object_store, "_FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(range_file, "_cache", range_file._Blocks())
     s3.store.cache_clear()
-    gs.store.cache_clear()
+    gcs.store.cache_clear()
     proxy.every, proxy.delay = 0, 0.0
     proxy.reset()
     yield proxy
@@ -168,9 +169,9 @@ def test_every_kind_of_request_is_made_again(root, proxy, how):
 
 def test_a_request_without_an_answer_is_given_up_and_made_again(root, proxy, monkeypatch):
     storage.write_bytes(f"{root}/a", b"123")
-    monkeypatch.setattr(stores, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(object_store, "TIMEOUT_S", 0.5)
     s3.store.cache_clear()
-    gs.store.cache_clear()
+    gcs.store.cache_clear()
     proxy.every, proxy.how, proxy.stall_s = 2, "stall", 2
     assert storage.read_bytes(f"{root}/a") == b"123"
     assert proxy.failed >= 1
@@ -196,7 +197,7 @@ def test_what_will_not_pass_is_not_tried_again(root, proxy, scheme):
 
 def test_pauses_grow_and_are_not_those_of_other_workers(monkeypatch):
     pauses = []
-    monkeypatch.setattr(stores.time, "sleep", pauses.append)
+    monkeypatch.setattr(object_store.time, "sleep", pauses.append)
 
     def fail():
         raise TransientError("no")
@@ -268,7 +269,7 @@ def test_a_window_costs_its_tiles_and_the_header_once(tiles, proxy):
     reader = open_image(uri)
     np.testing.assert_array_equal(reader.read(box), pixels[1024:1280, 512:896])
     wanted = 256 * 384 * 3
-    assert proxy.body_bytes < 1.1 * wanted + 3 * ranges.BLOCK_BYTES < 0.05 * size
+    assert proxy.body_bytes < 1.1 * wanted + 3 * range_file.BLOCK_BYTES < 0.05 * size
     requests = proxy.requests
     assert requests <= 8
     reader.close()

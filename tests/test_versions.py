@@ -152,7 +152,7 @@ def test_a_manifest_comes_before_the_pointer_and_the_pointer_before_the_work_goe
     seen = []
     replace, rmtree = os.replace, versions.storage.shutil.rmtree
     monkeypatch.setattr(os, "replace", lambda a, b: seen.append(os.path.relpath(b, out)) or replace(a, b))
-    monkeypatch.setattr(storage.shutil, "rmtree", lambda a: seen.append(os.path.relpath(a, out)) or rmtree(a))
+    monkeypatch.setattr("shutil.rmtree", lambda a: seen.append(os.path.relpath(a, out)) or rmtree(a))
     publish(out, name, {})
     order = [f"versions/{name}/manifest.json", "LEASE", "LEASE", "LATEST", "published.jsonl", f"versions/{name}/work"]
     assert seen == order  # the lease is taken, and looked at once more right before the pointer moves

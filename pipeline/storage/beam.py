@@ -14,7 +14,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.errors import TransientError, UsageError
-from pipeline.stores import Object, Store
+from pipeline.storage.object_store import Object, Store
 
 
 @functools.cache

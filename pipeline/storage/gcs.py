@@ -16,9 +16,9 @@ import requests
 import requests.adapters
 import urllib3.exceptions
 
-from pipeline import stores
 from pipeline.errors import PreconditionError, TransientError
-from pipeline.stores import Object, Store, failure, is_transient
+from pipeline.storage import object_store
+from pipeline.storage.object_store import Object, Store, failure, is_transient
 
 
 @functools.cache
@@ -33,8 +33,8 @@ class _GoogleCloud(Store):
         adapter = requests.adapters.HTTPAdapter(pool_maxsize=64)
         for scheme in ("http://", "https://"):
             self._client._http.mount(scheme, adapter)
-        # See stores.retry.
-        self._once: dict[str, Any] = {"retry": None, "timeout": stores.TIMEOUT_S}
+        # See object_store.retry.
+        self._once: dict[str, Any] = {"retry": None, "timeout": object_store.TIMEOUT_S}
 
     def stat(self, uri: str) -> Object:
         with _errors(uri):

@@ -13,9 +13,9 @@ import botocore.config
 import botocore.exceptions
 import urllib3.exceptions
 
-from pipeline import stores
 from pipeline.errors import PreconditionError, TransientError
-from pipeline.stores import Object, Store, failure, is_transient, retry
+from pipeline.storage import object_store
+from pipeline.storage.object_store import Object, Store, failure, is_transient, retry
 
 # Above this size an object is sent in parts, which are tried again one by one.
 _PART_BYTES = 32 << 20
@@ -32,9 +32,9 @@ class _S3(Store):
         session = boto3.session.Session()
         public = {} if session.get_credentials() else {"signature_version": botocore.UNSIGNED}
         config = botocore.config.Config(
-            connect_timeout=stores.TIMEOUT_S,
-            read_timeout=stores.TIMEOUT_S,
-            retries={"total_max_attempts": 1},  # see stores.retry
+            connect_timeout=object_store.TIMEOUT_S,
+            read_timeout=object_store.TIMEOUT_S,
+            retries={"total_max_attempts": 1},  # see object_store.retry
             max_pool_connections=64,
             # Checksums of their own make requests that other servers than Amazon's do not understand.
             request_checksum_calculation="when_required",

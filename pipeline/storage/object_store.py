@@ -12,7 +12,6 @@ import importlib
 import random
 import time
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from pipeline.errors import PreconditionError, TransientError, UsageError
@@ -26,7 +25,9 @@ TIMEOUT_S = 60.0
 _ATTEMPTS = 8
 _FIRST_PAUSE_S = 0.25
 
-_MODULES = {"s3": ("boto3", "aws"), "gs": ("google.cloud.storage", "gcp")}
+# Scheme -> its module here, the library that it needs, the extra that brings it; Beam knows all others.
+_STORES = {"s3": ("s3", "boto3", "aws"), "gs": ("gcs", "google.cloud.storage", "gcp")}
+_OTHER = ("beam", "apache_beam", "")
 
 
 class Object(NamedTuple):
@@ -96,16 +97,12 @@ def store_of(uri: str) -> Store:
         UsageError: if its library is not installed.
     """
     scheme = uri.partition("://")[0]
-    library, extra = _MODULES.get(scheme, ("apache_beam", ""))
+    module, library, extra = _STORES.get(scheme, _OTHER)
     try:
         importlib.import_module(library)
     except ImportError as error:
         raise UsageError(f"{scheme}:// needs {library}: pip install 'patchbeam[{extra}]'") from error
-    return _module(scheme if scheme in _MODULES else "other").store()
-
-
-def _module(scheme: str) -> ModuleType:
-    return importlib.import_module(f"pipeline.stores.{scheme}")
+    return importlib.import_module(f"pipeline.storage.{module}").store()
 
 
 def retry(request: Callable[[], _Result]) -> _Result:

@@ -1,7 +1,7 @@
 """Files by path or URI: the few things that a build asks of a file system.
 
 Local paths go through the standard library, which is fast to import and can flush and rename atomically; everything
-with a scheme (``gs://``, ``s3://`` ...) goes through ``pipeline.stores``, and is read by ranges.
+with a scheme (``gs://``, ``s3://`` ...) goes through ``pipeline.storage.object_store``, and is read by ranges.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fnmatch
-import itertools
+import hashlib
 import os
 import re
 import shutil
@@ -20,12 +20,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from pipeline.stores import Object
+    from pipeline.storage.object_store import Object
 
 _MAGIC = re.compile(r"[*?\[]")
-_BATCH = 10_000
 
 
 class Found(NamedTuple):
@@ -96,7 +93,7 @@ def _translate(pattern: str) -> str:
 def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[Found]:
     """The files below a folder, sorted; of local ones those with at most ``depth`` names in their path."""
     if not is_local(folder):
-        from pipeline.stores import objects_below
+        from pipeline.storage.object_store import objects_below
 
         files = [Found(found.uri, found.fingerprint) for found in objects_below(f"{folder}/")]
         yield from sorted(files, key=lambda found: found.uri.split("/"))
@@ -140,7 +137,7 @@ def _fingerprint(uri: str) -> str | None:
 
 def _stat(uri: str) -> Object | None:
     """What there is in a store."""
-    from pipeline.stores import retry, store_of
+    from pipeline.storage.object_store import retry, store_of
 
     store = store_of(uri)
     try:
@@ -150,14 +147,14 @@ def _stat(uri: str) -> Object | None:
 
 
 def open_read(uri: str) -> BinaryIO:
-    """A seekable binary file; of one in a store only what is read is fetched, see ``pipeline.ranges``.
+    """A seekable binary file; of one in a store only what is read is fetched, see ``pipeline.storage.range_file``.
 
     Raises:
         OSError: if it cannot be opened.
     """
     if is_local(uri):
         return open(uri, "rb")
-    from pipeline.ranges import RangeFile
+    from pipeline.storage.range_file import RangeFile
 
     return cast(BinaryIO, RangeFile(uri))
 
@@ -176,7 +173,7 @@ def atomic_write(uri: str) -> Iterator[BinaryIO]:
     other. For a store it waits in a temporary file: what is sent there appears when it has arrived.
     """
     if not is_local(uri):
-        from pipeline.stores import retry, store_of
+        from pipeline.storage.object_store import retry, store_of
 
         store = store_of(uri)
         with tempfile.TemporaryFile() as spool:
@@ -214,7 +211,7 @@ def read_version(uri: str) -> Versioned | None:
                 return Versioned(file.read(), _version(os.fstat(file.fileno())))
         except FileNotFoundError:
             return None
-    from pipeline.stores import retry, store_of
+    from pipeline.storage.object_store import retry, store_of
 
     found = _stat(uri)
     if not found:
@@ -234,7 +231,7 @@ def write_if(uri: str, data: bytes, version: str | None) -> str | None:
         Its new version; None if it was not written.
     """
     if not is_local(uri):
-        from pipeline.stores import retry, store_of
+        from pipeline.storage.object_store import retry, store_of
 
         return retry(lambda: store_of(uri).put_if(uri, data, version))
     folder, _, name = uri.rpartition("/")
@@ -267,48 +264,6 @@ def _locked(folder: str) -> Iterator[None]:
         yield
 
 
-def read_table(
-    uri: str, filters: list[tuple[str, str, Any]] | None = None, columns: list[str] | None = None
-) -> pa.Table:
-    """A Parquet file as a table, or the rows that pass all of the filters, ``(column, operator, value)``."""
-    import pyarrow.parquet as pq
-
-    with open_read(uri) as file:
-        return pq.read_table(file, columns=columns, filters=filters)
-
-
-def read_rows(
-    uri: str, first: int = 0, end: int | None = None, columns: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows from ``first`` to ``end`` of a Parquet file, all of them if not given; of others as little as it can."""
-    import pyarrow.parquet as pq
-
-    with open_read(uri) as file:
-        table = pq.ParquetFile(file)
-        sizes = (table.metadata.row_group(group).num_rows for group in range(table.num_row_groups))
-        starts = list(itertools.accumulate(sizes, initial=0))
-        end = starts[-1] if end is None else end
-        groups = [group for group, (a, b) in enumerate(itertools.pairwise(starts)) if a < end and b > first]
-        at = starts[groups[0]] if groups else 0
-        for batch in table.iter_batches(_BATCH, groups, columns):
-            yield from batch[max(0, first - at) : max(0, end - at)].to_pylist()
-            at += batch.num_rows
-
-
-def write_table(uri: str, table: pa.Table, group: int = 1 << 16) -> None:
-    """Writes a table as a Parquet file, complete or not at all; equal tables give equal bytes.
-
-    Args:
-        uri: of the file.
-        table: what to write.
-        group: rows that are read together.
-    """
-    import pyarrow.parquet as pq
-
-    with atomic_write(uri) as file:
-        pq.write_table(table, file, row_group_size=group)
-
-
 def copy(source: str, target: str) -> None:
     """The same file at another place, complete or not at all.
 
@@ -326,7 +281,7 @@ def copy(source: str, target: str) -> None:
             os.remove(temporary)
         return
     if source.partition("://")[0] == target.partition("://")[0]:
-        from pipeline.stores import retry, store_of
+        from pipeline.storage.object_store import retry, store_of
 
         with contextlib.suppress(NotImplementedError):
             retry(lambda: store_of(source).copy(source, target))
@@ -357,7 +312,7 @@ def folders_in(folder: str) -> list[str]:
             return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
-    from pipeline.stores import folders_below
+    from pipeline.storage.object_store import folders_below
 
     return sorted(folders_below(f"{folder}/"))
 
@@ -367,7 +322,18 @@ def delete(uri: str) -> None:
     if is_local(uri):
         shutil.rmtree(uri) if os.path.isdir(uri) else os.remove(uri)
         return
-    from pipeline.stores import retry, store_of
+    from pipeline.storage.object_store import retry, store_of
 
     store = store_of(uri)
     retry(lambda: store.delete(uri))
+
+
+def digest_of(uri: str) -> str:
+    """32 hexadecimal digits of the bytes of a local file; what begins with ``missing`` is no digest."""
+    if not uri or not is_local(uri):
+        return "missing"
+    try:
+        with open(uri, "rb") as file:
+            return hashlib.file_digest(cast(Any, file), lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        return f"missing-{error.errno}"

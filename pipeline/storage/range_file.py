@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.errors import TransientError
-from pipeline.stores import Object, Store, retry, store_of
+from pipeline.storage.object_store import Object, Store, retry, store_of
 
 BLOCK_BYTES = 1 << 16
 # Above this, a read is no header: it is fetched to the byte.
