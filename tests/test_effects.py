@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from pipeline.config import Config
-from pipeline.effects import EFFECTS, without
+from pipeline.config.effects import EFFECTS, without
 
 DOCUMENT = pathlib.Path(__file__).parent.parent / "docs/rebuilds.md"
 
@@ -49,7 +49,7 @@ def sections_in(annotation):
 def test_every_key_has_an_effect():
     found = set(leaves(Config))
     assert {"input.rasters.*.file", "patch.crops.tries", "workers.min_ram", "splits"} < found
-    assert found == EFFECTS.keys(), "a new key needs its effect in pipeline/effects.py and docs/rebuilds.md"
+    assert found == EFFECTS.keys(), "a new key needs its effect in pipeline/config/effects.py and docs/rebuilds.md"
 
 
 def test_the_document_says_the_same():

@@ -5,14 +5,11 @@ Importing this module imports neither Beam nor TensorFlow, so that a wrong confi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,65 +18,30 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.effects import without
-from pipeline.errors import ConfigError
+from pipeline.config.effects import without
+from pipeline.config.values import (
+    CREDENTIALS,
+    LIMITS,
+    ByteSize,
+    Integer,
+    Location,
+    Number,
+    Pair,
+    beam_value,
+    holds,
+    low_and_high,
+    one_or_two_of,
+    otsu_or_integer,
+    pair_of_offsets,
+    without_one,
+)
 from transforms.grid import Edge, PadMode
-
-_SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    if len(pair) != 2 or not all(type(v) is int and v >= 1 for v in pair):
-        raise ValueError("use a whole number of pixels from 1 up, or two as [rows, columns]")
-    return pair
-
-
-def _offsets(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    if len(pair) != 2 or not all(type(v) is int for v in pair):
-        raise ValueError("use a whole number of pixels, or two as [rows, columns]")
-    return pair
-
-
-def _range(value: Any) -> Any:
-    numbers = isinstance(value, (list, tuple)) and all(type(one) in (int, float) for one in value)
-    if not numbers or len(value) != 2 or not value[0] < value[1]:
-        raise ValueError("use the lowest and the highest value as [low, high]")
-    return value
-
-
-def _threshold(value: Any) -> int | str:
-    if value != "otsu" and not (type(value) is int and 0 <= value <= 254):
-        raise ValueError("use otsu or a whole number 0..254")
-    return value
-
-
-def _names(*allowed: str) -> BeforeValidator:
-    """One of the names for both axes, or one for each."""
-
-    def pair(value: Any) -> tuple[str, str]:
-        pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-        if len(pair) != 2 or not all(name in allowed for name in pair):
-            raise ValueError(f"use {', '.join(allowed[:-1])} or {allowed[-1]}, or two of them as [rows, columns]")
-        return pair
-
-    return BeforeValidator(pair)
-
-
-def _bytes(value: Any) -> int:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
-    unit = _SIZES.get(match[2].upper() or "B") if match else None
-    if not match or not unit or float(match[1]) * unit < 1:
-        raise ValueError("use a number with a unit such as 64MB, 1GB or 256MiB")
-    return int(float(match[1]) * unit)
 
 
 def _name_source(value: Any) -> str:
@@ -89,61 +51,10 @@ def _name_source(value: Any) -> str:
     return "<regex>" if isinstance(value, Regex) else "<constant>" if isinstance(value, Constant) else "<word>"
 
 
-def _further(scales: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the patch itself."""
-    return tuple(scale for scale in scales if scale != 1)
-
-
-def _beam_value(value: Any) -> Any:
-    if not all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value])):
-        raise ValueError("use text, a number, true or false, or a list of them")
-    return value
-
-
 Dtype = Literal["uint8", "uint16", "float32"]
 # Of annotations: pixels of full resolution, or the coordinate system of the image.
 Coordinates = Literal["pixels", "world"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
-Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
-ByteSize = Annotated[int, BeforeValidator(_bytes)]
-
-
-# What is written in a configuration is kept in the dataset and shown in messages.
-_CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
-
-
-def _location(value: str) -> str:
-    """A path or URI without secrets."""
-    if secret := secret_in(value):
-        raise PydanticCustomError("secret", f"holds {secret}; {_CREDENTIALS}")
-    return value
-
-
-def secret_in(uri: str) -> str | None:
-    """What of a URI may be a secret, in words; None if there is nothing.
-
-    >>> secret_in("s3://key:word@bucket/a.tif"), secret_in("gs://bucket/a?.tif")
-    ('a name or password before the @', None)
-    """
-    _, separator, rest = uri.partition("://")
-    if separator and "@" in rest.partition("/")[0]:
-        return "a name or password before the @"
-    if separator and re.search(r"\?[^/]*=", rest):
-        return "a query after the ?"
-    return None
-
-
-Location = Annotated[str, AfterValidator(_location)]
-
-
-_LIMITS = {"uint8": 255, "uint16": 65535}
-
-
-def _holds(dtype: str, value: float) -> bool:
-    """Whether a value can be stored in this dtype."""
-    return dtype not in _LIMITS or (value == int(value) and 0 <= value <= _LIMITS[dtype])
 
 
 class _Section(BaseModel):
@@ -220,7 +131,7 @@ class Raster(_Section):
     def _fits_together(self) -> Raster:
         values = {"pad_value": self.pad_value} | {f"classes.{name}": value for name, value in self.classes.items()}
         for key, value in values.items():
-            if not _holds(self.dtype, value):
+            if not holds(self.dtype, value):
                 raise ValueError(f"{key}: {value:g} is no {self.dtype}")
         if "any" in self.classes:
             raise ValueError("classes: any stands for all of them; use another name")
@@ -267,7 +178,7 @@ class Input(_Section):
     fingerprint: Literal["stat", "content"] = "stat"
     channels: Annotated[Integer, Field(ge=1)] = 3
     dtype: Dtype = "uint8"
-    range: Annotated[tuple[Number, Number], BeforeValidator(_range)] | None = None
+    range: Annotated[tuple[Number, Number], BeforeValidator(low_and_high)] | None = None
     rasters: dict[str, Raster] = {}
     points: Points | None = None
     label: Annotated[
@@ -339,7 +250,7 @@ class Quality(_Section):
 
     keep: dict[Literal["tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata"], Bounds] = {}
     duplicates: Annotated[Integer, Field(ge=0, le=63)] | None = None
-    tissue_threshold: Annotated[int | Literal["otsu"], BeforeValidator(_threshold)] = "otsu"
+    tissue_threshold: Annotated[int | Literal["otsu"], BeforeValidator(otsu_or_integer)] = "otsu"
     nodata: Number | None = None
 
 
@@ -391,12 +302,12 @@ class Patch(_Section):
     size: Pair = (256, 256)
     stride: Pair | None = None
     dilation: Pair = (1, 1)
-    origin: Annotated[tuple[int, int], BeforeValidator(_offsets)] = (0, 0)
-    edge: Annotated[tuple[Edge, Edge], _names(*get_args(Edge))] = ("pad", "pad")
-    pad_mode: Annotated[tuple[PadMode, PadMode], _names(*get_args(PadMode))] = ("reflect", "reflect")
+    origin: Annotated[tuple[int, int], BeforeValidator(pair_of_offsets)] = (0, 0)
+    edge: Annotated[tuple[Edge, Edge], one_or_two_of(*get_args(Edge))] = ("pad", "pad")
+    pad_mode: Annotated[tuple[PadMode, PadMode], one_or_two_of(*get_args(PadMode))] = ("reflect", "reflect")
     pad_value: Number = 0
     crops: Crops | None = None
-    scales: Annotated[tuple[Annotated[Integer, Field(ge=1, le=64)], ...], AfterValidator(_further)] = ()
+    scales: Annotated[tuple[Annotated[Integer, Field(ge=1, le=64)], ...], AfterValidator(without_one)] = ()
     cover: dict[str, dict[str, Bounds]] = {}
     label: PatchLabel | None = None
     stain: Literal["macenko"] | None = None
@@ -486,14 +397,14 @@ class Config(_Section):
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
     gates: Gates | None = None
     workers: Workers = Workers()
-    beam: dict[str, Annotated[Any, BeforeValidator(_beam_value)]] = {}
+    beam: dict[str, Annotated[Any, BeforeValidator(beam_value)]] = {}
 
     @field_validator("beam")
     @classmethod
     def _beam_holds_no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if re.search("secret|token|password|access_key|connection_string", name):
-                raise PydanticCustomError("secret", f"{name} is a secret; {_CREDENTIALS}")
+                raise PydanticCustomError("secret", f"{name} is a secret; {CREDENTIALS}")
         return value
 
     @field_validator("splits")
@@ -513,9 +424,9 @@ class Config(_Section):
             raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
         if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
             raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
-        if not _holds(dtype, self.patch.pad_value):
+        if not holds(dtype, self.patch.pad_value):
             raise ValueError(
-                f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{_LIMITS[dtype]}"
+                f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{LIMITS[dtype]}"
             )
         self._check_range()
         if self.quality and "tissue" in self.quality.keep and channels != 3:
@@ -568,8 +479,8 @@ class Config(_Section):
         dtype, given = self.input.dtype, self.input.range
         if given and dtype == "uint8" and given != (0, 255):
             raise ValueError("input.range: of uint8 it is [0, 255]")
-        if given and not all(_holds(dtype, limit) for limit in given):
-            raise ValueError(f"input.range: {list(given)} is no part of 0..{_LIMITS[dtype]}, the values of {dtype}")
+        if given and not all(holds(dtype, limit) for limit in given):
+            raise ValueError(f"input.range: {list(given)} is no part of 0..{LIMITS[dtype]}, the values of {dtype}")
         if self.quality and dtype == "float32" and not given:
             raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
 
@@ -657,7 +568,7 @@ class Config(_Section):
     def pixel_digest(self) -> str:
         """64 hexadecimal digits that change with every key that may change the patches of an image.
 
-        What it leaves out changes their names, their split, their order or their shard; see ``pipeline.effects``.
+        What it leaves out changes their names, their split, their order or their shard; see ``pipeline.config.effects``.
         """
         return _digest(without(self._content(), "names"))
 
@@ -667,7 +578,7 @@ class Config(_Section):
         return _digest([self.pixel_digest(), self.output.order, self.input.columns, augmented])
 
     def _content(self) -> dict[str, Any]:
-        """Every key that changes the dataset, in one way of writing it; see ``pipeline.effects``."""
+        """Every key that changes the dataset, in one way of writing it; see ``pipeline.config.effects``."""
         # The fingerprints of rasters and points are joined to those of the images, wherever their files are. A key that
         # has its default is left out, so that a new key does not make every dataset another one.
         values = without(self.model_dump(mode="json", exclude_defaults=True), "report")
@@ -678,104 +589,3 @@ class Config(_Section):
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        named = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in named]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"{key}: stands twice{node.start_mark}; keep one")
-        return super().construct_mapping(node, deep)
-
-
-def load_config(
-    path: str, overrides: Sequence[str] = (), images: Sequence[str] = (), output: str | None = None
-) -> Config:
-    """Reads and checks a configuration.
-
-    Args:
-        path: a YAML file.
-        overrides: ``key.path=value`` with a YAML value, applied in order.
-        images: replaces ``input.images``.
-        output: replaces ``output.path``.
-
-    Raises:
-        ConfigError: naming the key, the value and what is allowed.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.load(file, _Loader)  # _Loader is a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, dates that do not exist
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {type(values).__name__}, expected keys such as input, patch and output")
-    for override in overrides:
-        _set(values, override)
-    if images:
-        _set_value(values, ["input", "images"], list(images), "--input")
-    if output:
-        _set_value(values, ["output", "path"], output, "--output")
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join([f"{path}:", *(f"  {_explain(e)}" for e in error.errors())])) from error
-
-
-def _set(values: dict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: expected key=value, for example --set patch.size=512")
-    try:
-        value = yaml.load(text, _Loader)
-    except ConfigError as error:
-        raise ConfigError(f"--set {override}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
-    _set_value(values, key.split("."), value, f"--set {override}")
-
-
-def _set_value(values: dict, keys: list[str], value: Any, said: str) -> None:
-    for key in keys[:-1]:
-        if values.get(key) is None:
-            values[key] = {}
-        values = values[key]
-        if not isinstance(values, dict):
-            raise ConfigError(f"{said}: {key} holds {values!r}, which has no keys below it")
-    values[keys[-1]] = value
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    """One line of pydantic's findings in our form: key, value, what is allowed."""
-    location = [str(part) for part in error["loc"] if not str(part).startswith("<")]  # our tags of unions
-    key = ".".join(location) or "configuration"
-    if error["type"] == "extra_forbidden":
-        known = _keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, 1)
-        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
-    if error["type"] == "missing":
-        return f"{key}: is missing; set it in the file or on the command line"
-    if error["type"] == "secret":  # not to be shown again
-        return f"{key}: {error['msg']}"
-    if error["type"] == "missing_images":
-        return f"{key}.images: {error['msg']}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error" and not location:
-        return message
-    return f"{key}: {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
-
-
-def _keys(location: list[str]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        options = get_args(field.annotation) if field else ()  # of "Section | None"
-        model = next((one for one in options if hasattr(one, "model_fields")), field and field.annotation)
-    return list(getattr(model, "model_fields", {"regex": 0, "constant": 0}))
