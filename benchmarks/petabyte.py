@@ -24,7 +24,7 @@ import pyarrow as pa
 from pipeline import accounts, storage, sums
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
-from pipeline.listing import slices_of
+from pipeline.inputs.slices import slices_of
 from pipeline.plan import ROWS, grid_of, regions_of, regions_table, shard_count, shard_of, windows_of
 from pipeline.records import Row, make_index
 from transforms import moments

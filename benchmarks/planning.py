@@ -19,11 +19,12 @@ import types
 import apache_beam as beam
 import psutil
 
-from pipeline import headers, listing, storage
+from pipeline import headers, storage
 from pipeline.accounts import read_images
 from pipeline.build import plan_flow
 from pipeline.config import Config
 from pipeline.elements import Previous, digest
+from pipeline.inputs import listing
 from pipeline.plan import largest_to_mean, read_plan, shard_patches
 from pipeline.readers import Layout
 from pipeline.runners import make_runner, parse_options

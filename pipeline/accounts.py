@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Rejected
-from pipeline.listing import slices_of
+from pipeline.inputs.slices import slices_of
 from pipeline.plan import patches_of
 from pipeline.sums import Sums
 

@@ -19,7 +19,8 @@ from pipeline.elements import FORMAT, Previous, digest_of_values, files_of
 from pipeline.errors import TRANSIENT, TooManyRejectedError, WithdrawnError
 from pipeline.graphs import graphs_program
 from pipeline.headers import InspectImages
-from pipeline.listing import Listing, find_images, slices_of
+from pipeline.inputs.listing import Listing, find_images
+from pipeline.inputs.slices import slices_of
 from pipeline.plan import PlanShards, largest_to_mean, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow

@@ -22,7 +22,7 @@ from pipeline import __version__
 from pipeline.config import Config, load_config
 from pipeline.errors import CommandError, Exit
 from pipeline.exits import explain
-from pipeline.listing import check_inputs
+from pipeline.inputs.listing import check_inputs
 from pipeline.runs import Run, Telling, recorded
 from pipeline.version_commands import COMMANDS
 from pipeline.versions import folder_of

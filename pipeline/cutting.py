@@ -20,10 +20,10 @@ from pipeline.context import cut_context
 from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, digest, meta_of
 from pipeline.errors import Unreadable
+from pipeline.inputs.points import centres_of
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.plan import grid_of
-from pipeline.points import centres_of
 from pipeline.records import Row, order_of, places_of
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw

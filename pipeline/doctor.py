@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.errors import UsageError
-from pipeline.listing import list_images
+from pipeline.inputs.listing import list_images
 from pipeline.parallel import cores
 
 _LOW_DISK = 10 * 10**9

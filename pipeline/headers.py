@@ -14,11 +14,12 @@ from pipeline.accounts import images_table
 from pipeline.config import DTYPES, Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
 from pipeline.errors import Unreadable
-from pipeline.listing import Slice, read_listing
-from pipeline.names import names_of
+from pipeline.inputs.labels import names_of
+from pipeline.inputs.listing import read_listing
+from pipeline.inputs.points import centres_of
+from pipeline.inputs.slices import Slice
 from pipeline.parallel import cores, in_order
 from pipeline.plan import ROWS, Totals, grid_of, regions_table
-from pipeline.points import centres_of
 from pipeline.rasters import open_raster
 from pipeline.readers import Layout
 from pipeline.recall import recall

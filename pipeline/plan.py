@@ -22,8 +22,8 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config import Config, Input, Raster
 from pipeline.elements import ImageInfo, Region, ShardPlan, digest
-from pipeline.listing import slices_of
-from pipeline.points import centres_of
+from pipeline.inputs.points import centres_of
+from pipeline.inputs.slices import slices_of
 from transforms.crops import crop_count
 from transforms.grid import Box, Cells, Grid
 

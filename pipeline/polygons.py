@@ -8,10 +8,10 @@ import json
 
 import numpy as np
 
-from pipeline.annotations import Placing, geometries, property_of, read_text, rings_of, to_pixels
 from pipeline.config import Raster
 from pipeline.elements import ImageInfo, is_json
 from pipeline.errors import Unreadable
+from pipeline.inputs.geojson import Placing, geometries, property_of, read_text, rings_of, to_pixels
 from pipeline.readers import ImageFile, Layout
 from transforms.grid import Box
 from transforms.polygons import fill

@@ -12,7 +12,7 @@ from pipeline.accounts import read_images
 from pipeline.build import find_previous, plan_flow
 from pipeline.config import Config
 from pipeline.dataset import Dataset
-from pipeline.listing import find_images
+from pipeline.inputs.listing import find_images
 from pipeline.parallel import cores
 from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan, shard_patches
 from pipeline.runners import counters_of, make_runner, parse_options, run_to_end, threads_per_process

@@ -16,8 +16,8 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected, is_json
 from pipeline.errors import TRANSIENT, Unreadable
-from pipeline.listing import read_listing
-from pipeline.names import names_of
+from pipeline.inputs.labels import names_of
+from pipeline.inputs.listing import read_listing
 
 _BATCH = 10_000
 _HEADER = ("height", "width", "block_height", "block_width", "facts")

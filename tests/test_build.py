@@ -22,7 +22,7 @@ from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
 from pipeline.errors import ConfigError, TooManyRejectedError, Unreadable
-from pipeline.listing import slices_of
+from pipeline.inputs.slices import slices_of
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 
@@ -261,7 +261,7 @@ def test_bytes_depend_on_the_images_and_the_configuration_alone(images, tmp_path
         ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
     )
     assert checksums(processes.folder) == expected
-    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (2, 2))
+    monkeypatch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (2, 2))
     monkeypatch.setattr("pipeline.plan._GATHERED", 3)
     monkeypatch.setattr(building, "slices_of", lambda images: slices_of(images)[::-1])
     turned = run(configure(root, tmp_path / "turned", output=small))
@@ -432,7 +432,7 @@ def test_a_build_that_dies_leaves_the_published_version_and_its_own_shards_to_th
 def test_what_an_attempt_left_of_more_images_is_not_counted(images, tmp_path, no_graphs, monkeypatch):
     root, _ = images
     config = configure(root, tmp_path / "out", output={"shard_size": "20KB"})
-    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (2, 2))
+    monkeypatch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (2, 2))
     with monkeypatch.context() as patched:
         patched.setattr(building, "_collect", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -9,7 +9,7 @@ import re
 from pipeline.build import _identity
 from pipeline.config import load_config
 from pipeline.elements import FORMAT, ImageInfo, ImageRef, Region, ShardPlan, digest
-from pipeline.listing import make_listing
+from pipeline.inputs.listing import make_listing
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGE = ImageInfo(

@@ -19,7 +19,7 @@ MODULES = [
     "transforms.stain",
     "pipeline.config",
     "pipeline.elements",
-    "pipeline.names",
+    "pipeline.inputs.labels",
     "pipeline.plan",
     "pipeline.storage",
     "pipeline.readers.orientation",

@@ -15,8 +15,9 @@ from pipeline.config import Constant, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected
 from pipeline.errors import Unreadable
 from pipeline.headers import InspectImages, inspect_image, inspect_images
-from pipeline.listing import Slice, make_listing
-from pipeline.names import name_of, split_of
+from pipeline.inputs.labels import name_of, split_of
+from pipeline.inputs.listing import make_listing
+from pipeline.inputs.slices import Slice
 from pipeline.plan import Totals
 
 

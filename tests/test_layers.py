@@ -115,7 +115,7 @@ def test_the_grid_imports_nothing_of_ours():
     assert packages(all_imports(parse(MODULES["transforms.grid"]))) & {"pipeline", "transforms"} == set()
 
 
-@pytest.mark.parametrize("name", ["pipeline.config", "pipeline.cli", "pipeline.listing", "pipeline.storage"])
+@pytest.mark.parametrize("name", ["pipeline.config", "pipeline.cli", "pipeline.inputs.listing", "pipeline.storage"])
 def test_what_answers_at_once_imports_neither_tensorflow_nor_beam(name):
     chains = imported_in_the_end(name)
 

@@ -9,11 +9,13 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import listing, storage
+from pipeline import storage
 from pipeline.config import Input
 from pipeline.elements import ImageRef
 from pipeline.errors import ConfigError
-from pipeline.listing import check_inputs, list_images, make_listing, read_listing, slices_of
+from pipeline.inputs import listing
+from pipeline.inputs.listing import check_inputs, list_images, make_listing, read_listing
+from pipeline.inputs.slices import slices_of
 
 
 def make(folder, *names):

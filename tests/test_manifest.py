@@ -22,8 +22,8 @@ from pipeline.config import Config, Input
 from pipeline.dataset import open_dataset
 from pipeline.elements import meta_of
 from pipeline.errors import ConfigError
-from pipeline.listing import check_inputs, find_images, list_images, make_listing
-from pipeline.manifest import read_manifest, with_columns
+from pipeline.inputs.listing import check_inputs, find_images, list_images, make_listing
+from pipeline.inputs.manifest import read_manifest, with_columns
 from pipeline.runners import parse_options
 from pipeline.verify import _check_record, verify
 from transforms.example import PatchRecord, to_example

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline import plan, storage
 from pipeline.elements import ImageInfo, Region, ShardPlan
-from pipeline.listing import slices_of
+from pipeline.inputs.slices import slices_of
 from pipeline.plan import (
     PlanShards,
     Totals,
@@ -264,7 +264,7 @@ def run_plan(images, config, folder):
 def tables(request, monkeypatch):
     """Images in each slice of a listing, and regions that are gathered in one table."""
     images, regions = request.param
-    monkeypatch.setattr("pipeline.listing._IMAGES_PER_SLICE", (images, images))
+    monkeypatch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (images, images))
     monkeypatch.setattr("pipeline.plan._GATHERED", regions)
 
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.annotations import Placing
 from pipeline.build import build
 from pipeline.config import Config, Input
 from pipeline.dataset import open_dataset
 from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
+from pipeline.inputs.geojson import Placing
 from pipeline.opened import OpenImage
 from pipeline.rasters import open_raster
 from pipeline.runners import parse_options

@@ -25,7 +25,7 @@ rng = np.random.default_rng(0)
 def no_graphs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.build.graphs_program", MagicMock())
-        patch.setattr("pipeline.listing._IMAGES_PER_SLICE", (3, 3))  # so that there are some slices
+        patch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (3, 3))  # so that there are some slices
         yield
 
 

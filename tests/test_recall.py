@@ -8,7 +8,7 @@ import pytest
 from pipeline import storage
 from pipeline.accounts import IMAGES_SCHEMA
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
-from pipeline.listing import make_listing
+from pipeline.inputs.listing import make_listing
 from pipeline.recall import recall
 
 # Sorted as listings are: by the parts between the slashes. "-" sorts before "/", and "." and control characters, too.

@@ -18,7 +18,7 @@ from pipeline import lease, storage
 from pipeline.build import begin, find_previous, make_pipeline, unchanged
 from pipeline.config import Config, load_config
 from pipeline.errors import UsageError
-from pipeline.listing import find_images
+from pipeline.inputs.listing import find_images
 from pipeline.runners import parse_options
 
 

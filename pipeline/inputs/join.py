@@ -16,8 +16,8 @@ from pipeline import storage
 from pipeline.config import Input
 from pipeline.elements import ImageRef, is_json
 from pipeline.errors import ConfigError, Unreadable
-from pipeline.manifest import Entry, read_manifest, where, without_values
-from pipeline.names import name_of
+from pipeline.inputs.labels import name_of
+from pipeline.inputs.manifest import Entry, read_manifest, where, without_values
 
 _BATCH = 10_000
 _SHOWN = 5

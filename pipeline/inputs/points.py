@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pipeline.annotations import Placing, geometries, number, property_of, read_text, to_pixels
 from pipeline.config import Config, Points
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
-from pipeline.rasters import belonging
+from pipeline.inputs.companions import belonging
+from pipeline.inputs.geojson import Placing, geometries, number, property_of, read_text, to_pixels
 from transforms.centred import centred_start
 from transforms.grid import Edge
 

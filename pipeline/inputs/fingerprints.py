@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pipeline import storage
 from pipeline.config import Input, Replace
 from pipeline.elements import ImageRef, is_json
-from pipeline.rasters import belonging
+from pipeline.inputs.companions import belonging
 from pipeline.storage.files import digest_of
 
 _BATCH = 1_000

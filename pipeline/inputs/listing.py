@@ -14,16 +14,14 @@ from typing import IO, NamedTuple
 
 from pipeline import storage
 from pipeline.config import Config, Input
-from pipeline.contents import with_contents
 from pipeline.elements import ImageRef, is_json
 from pipeline.errors import ConfigError
-from pipeline.joining import id_below, join_manifest
-from pipeline.manifest import check_manifest, folder_of, with_columns
-from pipeline.rasters import with_raster_fingerprints
+from pipeline.inputs.companions import with_raster_fingerprints
+from pipeline.inputs.fingerprints import with_contents
+from pipeline.inputs.join import id_below, join_manifest
+from pipeline.inputs.manifest import check_manifest, folder_of, with_columns
 
 _BATCH = 10_000
-_SLICES = 128
-_IMAGES_PER_SLICE = (16, 1 << 14)
 
 
 class Listing(NamedTuple):
@@ -44,34 +42,6 @@ class Listing(NamedTuple):
         self.table.seek(0)
         with storage.atomic_write(uri) as file:
             shutil.copyfileobj(self.table, file, 1 << 20)
-
-
-class Slice(NamedTuple):
-    """Rows ``first`` to ``end`` of a listing, the slice ``number`` of ``of``."""
-
-    number: int
-    of: int
-    first: int
-    end: int
-
-    def file(self, kind: str) -> str:
-        """Name of a table with what became of these images: ``images-00003-of-00016.parquet``."""
-        return f"{kind}-{self.number:05d}-of-{self.of:05d}.parquet"
-
-
-def slices_of(images: int) -> list[Slice]:
-    """The slices in which a listing is worked on; every row is in exactly one.
-
-    At most 128 up to two million images, since each slice leaves files that are all opened to gather the plan; at least
-    16 images in each, so that few images do not make many files.
-
-    >>> [tuple(each) for each in slices_of(40)]
-    [(0, 3, 0, 16), (1, 3, 16, 32), (2, 3, 32, 40)]
-    """
-    at_least, at_most = _IMAGES_PER_SLICE
-    rows = min(at_most, max(at_least, -(-images // _SLICES)))
-    of = max(1, -(-images // rows))
-    return [Slice(number, of, number * rows, min(images, (number + 1) * rows)) for number in range(of)]
 
 
 def find_images(config: Config) -> tuple[Config, Listing]:
