@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.errors import Unreadable
-from pipeline.isolation import open_isolated
 from pipeline.readers.converted import Choice
+from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs/formats.md"

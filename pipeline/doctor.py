@@ -95,8 +95,8 @@ def _decoder() -> Finding:
     import numpy as np
 
     from pipeline.errors import Unreadable
-    from pipeline.isolation import open_isolated
     from pipeline.readers.converted import Choice
+    from pipeline.readers.isolated import open_isolated
     from transforms.encoding import encode_patch
     from transforms.grid import Box
 

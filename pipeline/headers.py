@@ -20,10 +20,10 @@ from pipeline.inputs.points import centres_of
 from pipeline.inputs.slices import Slice
 from pipeline.parallel import cores, in_order
 from pipeline.plan import ROWS, Totals, grid_of, regions_table
-from pipeline.rasters import open_raster
 from pipeline.readers import Layout
+from pipeline.readers.rasters import open_raster
+from pipeline.readers.rescaled import open_to_scale
 from pipeline.recall import recall
-from pipeline.scaling import open_to_scale
 
 
 @dataclasses.dataclass

@@ -11,13 +11,13 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
-from pipeline.isolation import open_isolated
-from pipeline.overview import sample_pixels
 from pipeline.parallel import Clock
-from pipeline.rasters import naming, open_raster
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice
-from pipeline.scaling import ScaledReader, nearest_finer, open_to_scale, read_by_area
+from pipeline.readers.isolated import open_isolated
+from pipeline.readers.rasters import naming, open_raster
+from pipeline.readers.rescaled import ScaledReader, nearest_finer, open_to_scale, read_by_area
+from pipeline.readers.sample import sample_pixels
 from transforms import quality, stain
 from transforms.grid import Box
 
@@ -57,7 +57,7 @@ class OpenImage:
         return scale * step[0] * size[0] / full[0], scale * step[1] * size[1] / full[1]
 
     def read_scale(self, scale: int, positions: Sequence[np.ndarray]) -> np.ndarray:
-        """Pixels of ``scale`` times the size, see :func:`pipeline.scaling.read_by_area`.
+        """Pixels of ``scale`` times the size, see :func:`pipeline.readers.rescaled.read_by_area`.
 
         Raises:
             Unreadable: see :class:`pipeline.readers.Reader`.

@@ -44,7 +44,7 @@ def test_a_decoder_that_does_not_start_or_reads_nonsense_fails(monkeypatch):
         raise Unreadable("missing_extra", "does not start")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.isolation.open_isolated", broken)
+        patch.setattr("pipeline.readers.isolated.open_isolated", broken)
         found = findings()["decoder"]
     assert (found.status, found.text) == ("FAIL", "does not start; what it printed stands above")
     monkeypatch.setattr("transforms.encoding.encode_patch", lambda patch, kind: encode_patch(patch[::-1], kind))

@@ -13,14 +13,15 @@ import tifffile
 from PIL import Image
 from test_readers import RGB, SAMPLES, TILED, boxes_of, photo, write_tiff
 
-from pipeline import isolation, storage
+from pipeline import storage
 from pipeline.errors import Unreadable
-from pipeline.isolation import open_isolated
+from pipeline.readers import isolated
 from pipeline.readers.converted import Choice, open_as
+from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box
 
 
-def isolated(path, seconds=30.0, **choice):
+def open_in_decoder(path, seconds=30.0, **choice):
     return open_isolated(str(path), Choice(**choice), seconds)
 
 
@@ -28,7 +29,7 @@ def isolated(path, seconds=30.0, **choice):
     "path", ["slides/CMU-1-Small-Region.svs", "photos/retina.jpg", "microscopy/stardist_img2d.tif"]
 )
 def test_windows_are_those_of_this_process(path):
-    here, there = open_as(str(SAMPLES / path), Choice()), isolated(SAMPLES / path)
+    here, there = open_as(str(SAMPLES / path), Choice()), open_in_decoder(SAMPLES / path)
     assert there.layout == here.layout
     for box in boxes_of(here.layout.height, here.layout.width, 8):
         np.testing.assert_array_equal(there.read(box), here.read(box))
@@ -39,18 +40,18 @@ def test_conversions_are_done_there_too():
     path, choice = str(SAMPLES / "photos/chelsea.png"), {"convert": "gray", "depth": "scale", "dtype": "uint16"}
     box = Box(10, 20, 100, 200)
     expected = open_as(path, Choice(**choice)).read(box)
-    np.testing.assert_array_equal(isolated(path, **choice).read(box), expected)
+    np.testing.assert_array_equal(open_in_decoder(path, **choice).read(box), expected)
 
 
 def test_threads_have_decoders_of_their_own(tmp_path):
     write_tiff(tmp_path / "a.tif", photo(290, 440), compression="jpeg", **RGB, **TILED)
     boxes = list(boxes_of(290, 440, 60))
-    reader = isolated(tmp_path / "a.tif")
+    reader = open_in_decoder(tmp_path / "a.tif")
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         at_once = list(pool.map(reader.read, boxes))
     here = open_as(str(tmp_path / "a.tif"), Choice())
     assert all(np.array_equal(window, here.read(box)) for window, box in zip(at_once, boxes))
-    assert len({decoder.pid for decoder in isolation._idle}) == len(isolation._idle) <= 6
+    assert len({decoder.pid for decoder in isolated._idle}) == len(isolated._idle) <= 6
 
 
 def test_files_of_a_storage_are_read_by_this_process(tmp_path, monkeypatch):
@@ -64,7 +65,7 @@ def test_files_of_a_storage_are_read_by_this_process(tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "open_read", open_read)
     for name in ("a.tif", "a.jpg"):
-        reader = isolated("fake://" + name)
+        reader = open_in_decoder("fake://" + name)
         expected = open_as("fake://" + name, Choice())
         for box in boxes_of(290, 440, 5):
             np.testing.assert_array_equal(reader.read(box), expected.read(box))
@@ -75,7 +76,7 @@ def test_files_of_a_storage_are_read_by_this_process(tmp_path, monkeypatch):
 def test_a_storage_that_fails_is_an_io_error_there_too(tmp_path, monkeypatch):
     write_tiff(tmp_path / "a.tif", photo(290, 440), compression="jpeg", **RGB, **TILED)
     monkeypatch.setattr(storage, "open_read", lambda uri: open(tmp_path / "a.tif", "rb"))
-    reader = isolated("fake://a.tif")
+    reader = open_in_decoder("fake://a.tif")
     box = Box(0, 0, 10, 10)
     expected = reader.read(box)
 
@@ -140,8 +141,8 @@ def bad_reader(tmp_path, monkeypatch):
         (site / "bad_reader-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: bad-reader\nVersion: 1\n")
         (site / "bad_reader-1.dist-info/entry_points.txt").write_text("[patchbeam.readers]\nbad = bad_reader\n")
         monkeypatch.syspath_prepend(str(site))
-        monkeypatch.setattr(isolation, "_nursery", None)  # a new one, with the new path
-        monkeypatch.setattr(isolation, "_idle", [])
+        monkeypatch.setattr(isolated, "_nursery", None)  # a new one, with the new path
+        monkeypatch.setattr(isolated, "_idle", [])
         (tmp_path / "a.bad").write_bytes(b"BAD!")
         return tmp_path / "a.bad"
 
@@ -152,7 +153,7 @@ def bad_reader(tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_window_that_fails_costs_that_window(bad_reader, way):
     what, reason, message = WAYS[way]
-    reader = isolated(bad_reader(what), seconds=0.5)
+    reader = open_in_decoder(bad_reader(what), seconds=0.5)
     good = Box(0, 0, 50, 100)
     for _ in range(2):
         assert (reader.read(good) == 7).all()
@@ -214,12 +215,12 @@ def _running(pid):
 
 def test_a_decoder_that_somebody_ends_is_replaced(tmp_path):
     write_tiff(tmp_path / "a.tif", photo(100, 131), **RGB, **TILED)
-    reader = isolated(tmp_path / "a.tif")
+    reader = open_in_decoder(tmp_path / "a.tif")
     box = Box(0, 0, 50, 50)
     expected = reader.read(box)
-    for decoder in list(isolation._idle):
+    for decoder in list(isolated._idle):
         os.kill(decoder.pid, signal.SIGTERM)
-    for _ in range(len(isolation._idle) + 1):
+    for _ in range(len(isolated._idle) + 1):
         try:
             window = reader.read(box)
         except Unreadable as error:
@@ -234,7 +235,7 @@ def test_an_image_is_opened_anew_after_an_error(tmp_path):
         start, count = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
     good = path.read_bytes()
     path.write_bytes(good[:start] + bytes(count) + good[start + count :])
-    reader = isolated(path)
+    reader = open_in_decoder(path)
     with pytest.raises(Unreadable) as caught:
         reader.read(Box(0, 0, 5, 5))
     assert caught.value.reason == "corrupt_data"
@@ -249,11 +250,11 @@ def test_an_image_is_opened_anew_after_an_error(tmp_path):
     ],
 )
 def test_decoders_that_do_not_start_name_the_way_out(monkeypatch, program, message, reason):
-    monkeypatch.setattr(isolation, "_START", program)
-    monkeypatch.setattr(isolation, "_nursery", None)
-    monkeypatch.setattr(isolation, "_idle", [])
+    monkeypatch.setattr(isolated, "_START", program)
+    monkeypatch.setattr(isolated, "_nursery", None)
+    monkeypatch.setattr(isolated, "_idle", [])
     with pytest.raises(Unreadable, match=message) as caught:
-        isolated(SAMPLES / "photos/chelsea.png")
+        open_in_decoder(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == reason
 
 
@@ -263,11 +264,11 @@ def test_a_nursery_that_lives_is_not_waited_for(monkeypatch):
     def full(*_):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(isolation, "send_handle", full)
-    monkeypatch.setattr(isolation, "_DIES_S", 0.1)
-    monkeypatch.setattr(isolation, "_nursery", None)
-    monkeypatch.setattr(isolation, "_idle", [])
+    monkeypatch.setattr(isolated, "send_handle", full)
+    monkeypatch.setattr(isolated, "_DIES_S", 0.1)
+    monkeypatch.setattr(isolated, "_nursery", None)
+    monkeypatch.setattr(isolated, "_idle", [])
     with pytest.raises(Unreadable, match=r"no process .* can be started: .*Too many open files") as caught:
-        isolated(SAMPLES / "photos/chelsea.png")
+        open_in_decoder(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == "io_error"
-    isolation._nursery.process.kill()
+    isolated._nursery.process.kill()

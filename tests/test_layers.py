@@ -127,7 +127,7 @@ def test_heavy_imports_are_seen_through_our_own_modules(tmp_path):
         "pipeline/__init__.py": "",
         "pipeline/cli.py": "import click\nfrom pipeline.readers import jpeg",
         "pipeline/readers/__init__.py": "import numpy",
-        "pipeline/readers/jpeg.py": "from transforms import cut",
+        "pipeline/readers/formats/jpeg.py": "from transforms import cut",
         "transforms/__init__.py": "",
         "transforms/cut.py": "import tensorflow as tf\nfrom pipeline import cli",
     }.items():
@@ -137,7 +137,7 @@ def test_heavy_imports_are_seen_through_our_own_modules(tmp_path):
     assert imported_in_the_end("pipeline.cli", find_modules(tmp_path)) == {
         "click": ("pipeline.cli",),
         "numpy": ("pipeline.cli", "pipeline.readers"),
-        "tensorflow": ("pipeline.cli", "pipeline.readers.jpeg", "transforms.cut"),
+        "tensorflow": ("pipeline.cli", "pipeline.readers.formats.jpeg", "transforms.cut"),
     }
 
 

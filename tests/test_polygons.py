@@ -21,7 +21,7 @@ from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
 from pipeline.inputs.geojson import Placing
 from pipeline.opened import OpenImage
-from pipeline.rasters import open_raster
+from pipeline.readers.rasters import open_raster
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 from transforms.grid import Box

@@ -20,7 +20,8 @@ from PIL import Image, ImageOps
 
 from pipeline import storage
 from pipeline.errors import Unreadable
-from pipeline.readers import Layout, open_image, tiff, whole
+from pipeline.readers import Layout, open_image, whole
+from pipeline.readers.formats import tiff
 from transforms.grid import Box
 
 ROOT = Path(__file__).parents[1]

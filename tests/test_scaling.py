@@ -20,8 +20,8 @@ from pipeline.dataset import open_dataset
 from pipeline.elements import ImageRef
 from pipeline.errors import Unreadable
 from pipeline.headers import inspect_image
+from pipeline.readers.rescaled import open_to_scale
 from pipeline.runners import parse_options
-from pipeline.scaling import open_to_scale
 from pipeline.verify import verify
 from transforms.grid import Box, source_index
 from transforms.taps import area_taps, scaled_length

@@ -14,11 +14,10 @@ import tifffile
 import zarr
 from rasterio.transform import Affine
 
-from pipeline import isolation
 from pipeline.errors import Reason, Unreadable
-from pipeline.isolation import open_isolated
-from pipeline.readers import open_image
+from pipeline.readers import isolated, open_image
 from pipeline.readers.converted import Choice
+from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box
 
 ROOT = Path(__file__).parents[1]
@@ -298,8 +297,8 @@ def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path,
     (site / "my_package-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
     (site / "my_package-1.dist-info/entry_points.txt").write_text("[patchbeam.readers]\nraw8 = my_package.raw8\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(isolation, "_nursery", None)  # a new one, with the new path
-    monkeypatch.setattr(isolation, "_idle", [])
+    monkeypatch.setattr(isolated, "_nursery", None)  # a new one, with the new path
+    monkeypatch.setattr(isolated, "_idle", [])
     pixels = noise(40, 50, 1)
     (tmp_path / "a.raw8").write_bytes(np.array([40, 50], "<u4").tobytes() + pixels.tobytes())
     reader = open_isolated(str(tmp_path / "a.raw8"), Choice(convert="rgb"), 30)

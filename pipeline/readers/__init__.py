@@ -171,7 +171,7 @@ _FORMATS = {
     re.compile(rb"\xff\xd8\xff"): "jpeg",
     re.compile(rb"\x89PNG\r\n\x1a\n"): "png",
     re.compile(rb"II[*+]\0|MM\0[*+]"): "tiff",
-    re.compile(rb"RIFF....WEBP|BM.{4}\0{4}|GIF8[79]a", re.DOTALL): "picture",
+    re.compile(rb"RIFF....WEBP|BM.{4}\0{4}|GIF8[79]a", re.DOTALL): "pillow",
     re.compile(rb"....ftypavi[fs]", re.DOTALL): "avif",
     re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"): "jpeg2000",
     re.compile(rb"P[1-7]\s|P[fF]\s"): "pnm",
@@ -267,7 +267,7 @@ def _reader_module(file: ImageFile) -> ModuleType:
     names = [name for pattern, name in _NAMES.items() if pattern.fullmatch(file.uri)]
     names += [name for start, name in _FORMATS.items() if start.match(head)]
     if names:
-        return importlib.import_module(f"pipeline.readers.{names[0]}")
+        return importlib.import_module(f"pipeline.readers.formats.{names[0]}")
     page = " (a web page?)" if head.lstrip()[:1] == b"<" else ""
     raise Unreadable("unknown_format", f"starts with {head[:16]!r}{page}; known are {_KNOWN}")
 

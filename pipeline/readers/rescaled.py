@@ -12,9 +12,9 @@ import numpy as np
 
 from pipeline.config import Input
 from pipeline.errors import Unreadable
-from pipeline.isolation import open_isolated
 from pipeline.readers import Layout, Reader
 from pipeline.readers.converted import Choice
+from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box, PadMode
 from transforms.taps import area_taps, scaled_length
 
@@ -28,7 +28,7 @@ def open_to_scale(uri: str, wanted: Input) -> Reader:
     """Opens an image as ``wanted``, with ``mpp`` or ``gsd`` to the scale.
 
     Raises:
-        Unreadable: as :func:`pipeline.isolation.open_isolated`; ``no_resolution`` where the image does not say how
+        Unreadable: as :func:`pipeline.readers.isolated.open_isolated`; ``no_resolution`` where the image does not say how
             large its pixels are, ``no_such_level`` where they are larger than asked for.
     """
     choice = Choice.of(wanted)

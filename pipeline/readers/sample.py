@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline.config import Input
 from pipeline.errors import Unreadable
-from pipeline.isolation import open_isolated
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice
+from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box
 
 _MAX_PIXELS = 1 << 20

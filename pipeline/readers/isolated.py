@@ -6,7 +6,7 @@ thread that reads has one of its own at the time. A decoder that dies or takes t
 gets another decoder. Pixels come through shared memory; the bytes of the file are asked of this process, which alone
 talks to the storage.
 
-The other end is pipeline/decoder.py.
+The other end is pipeline/readers/decoder.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WALL_PER_CPU = 5
 _DIES_S = 5.0  # from closing its sockets to its end
 # Shared memory for more than some windows, such as for a large photograph, is not kept.
 KEPT_MEMORY = 1 << 26
-_START = "import sys; sys.path[:] = {path!r}; from pipeline.decoder import nursery; nursery({fd})"
+_START = "import sys; sys.path[:] = {path!r}; from pipeline.readers.decoder import nursery; nursery({fd})"
 
 
 def open_isolated(uri: str, choice: Choice, max_seconds: float) -> Reader:

@@ -9,11 +9,11 @@ from pipeline.config import Input, Raster
 from pipeline.elements import ImageInfo, ImageRef
 from pipeline.errors import Unreadable
 from pipeline.inputs.companions import raster_uri
-from pipeline.isolation import open_isolated
-from pipeline.polygons import PolygonReader, is_polygons
 from pipeline.readers import Layout, Reader
 from pipeline.readers.converted import Choice
-from pipeline.scaling import NearestReader
+from pipeline.readers.isolated import open_isolated
+from pipeline.readers.polygons import PolygonReader, is_polygons
+from pipeline.readers.rescaled import NearestReader
 
 
 def open_raster(image: ImageInfo, name: str, config: Input) -> Reader:

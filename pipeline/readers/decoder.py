@@ -1,4 +1,4 @@
-"""The process in which images are decoded; see pipeline/isolation.py, which talks to it.
+"""The process in which images are decoded; see pipeline/readers/isolated.py, which talks to it.
 
 It has no credentials and opens no file by itself, except those of formats whose libraries want a path. A crash, an
 endless loop and a flood of memory end here: the kernel ends the process when its processor time is over, and refuses
@@ -25,13 +25,18 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import StorageError, Unreadable
-from pipeline.isolation import KEPT_MEMORY
 from pipeline.readers import Reader, unreadable
 from pipeline.readers.converted import Choice, open_as
+from pipeline.readers.isolated import KEPT_MEMORY
 from transforms.grid import Box
 
 # What most images need is imported once, in the nursery.
-_COMMON = ("pipeline.readers.jpeg", "pipeline.readers.png", "pipeline.readers.tiff", "simplejpeg")
+_COMMON = (
+    "pipeline.readers.formats.jpeg",
+    "pipeline.readers.formats.png",
+    "pipeline.readers.formats.tiff",
+    "simplejpeg",
+)
 _OPEN_IMAGES = 8
 # Above what the libraries take. An image that may be decoded whole needs several times its pixels within some codecs.
 _MAX_MEMORY = 4 << 30

@@ -20,8 +20,8 @@ import tifffile
 from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, check_plausible, orientation, unreadable
 from pipeline.readers.blocks import BlockReader, Decode
-from pipeline.readers.jpeg import decode_tables
-from pipeline.readers.tiff_place import Place, place_of
+from pipeline.readers.formats.jpeg import decode_tables
+from pipeline.readers.formats.tiff_geo import Place, place_of
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
