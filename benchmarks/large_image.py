@@ -59,7 +59,7 @@ def shard(path: str, side: int, encoding: str, repeats: int) -> list[dict]:
     from pipeline.config import Config
     from pipeline.elements import ImageInfo, ShardPlan
     from pipeline.parallel import limit_tensorflow_threads
-    from pipeline.plan import regions_of
+    from pipeline.planning.geometry import regions_of
     from pipeline.readers import open_image
     from pipeline.shards import write_shard
 

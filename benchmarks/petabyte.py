@@ -25,7 +25,10 @@ from pipeline import accounts, storage, sums
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
 from pipeline.inputs.slices import slices_of
-from pipeline.plan import ROWS, grid_of, regions_of, regions_table, shard_count, shard_of, windows_of
+from pipeline.planning import image_rows
+from pipeline.planning.geometry import grid_of, regions_of, windows_of
+from pipeline.planning.placement import shard_count, shard_of
+from pipeline.planning.region_rows import ROWS, regions_table
 from pipeline.records import Row, make_index
 from transforms import moments
 
@@ -140,7 +143,7 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
     print(f"sums: {len(content) / 1e3:,.0f} kB a group, {files:,} groups, {len(content) * files / 1e6:,.0f} MB in all")
     rows = [{"image_id": i, "split": "train", "planned": n} for i, n in sorted(planned.items())]
     for each in slices_of(images):
-        table = pa.Table.from_pylist(rows[each.first : each.end], accounts.IMAGES_SCHEMA)
+        table = pa.Table.from_pylist(rows[each.first : each.end], image_rows.IMAGES_SCHEMA)
         storage.write_table(f"{work}/{each.file('images')}", table)
 
     total = timed(

@@ -19,13 +19,14 @@ import types
 import apache_beam as beam
 import psutil
 
-from pipeline import headers, storage
-from pipeline.accounts import read_images
+from pipeline import storage
 from pipeline.build import plan_flow
 from pipeline.config import Config
 from pipeline.elements import Previous, digest
 from pipeline.inputs import listing
-from pipeline.plan import largest_to_mean, read_plan, shard_patches
+from pipeline.planning import inspect_images
+from pipeline.planning.image_rows import read_images
+from pipeline.planning.plan_shards import largest_to_mean, read_plan, shard_patches
 from pipeline.readers import Layout
 from pipeline.runners import make_runner, parse_options
 
@@ -57,7 +58,7 @@ def pretend(side):
         layout = Layout(height, width, 3, "uint8", *((256, 256) if side else (height, width)))
         return types.SimpleNamespace(layout=layout, close=lambda: None)
 
-    headers.open_to_scale = open_to_scale
+    inspect_images.open_to_scale = open_to_scale
 
 
 def resident():

@@ -18,10 +18,10 @@ from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import FORMAT, Previous, digest_of_values, files_of
 from pipeline.errors import TRANSIENT, TooManyRejectedError, WithdrawnError
 from pipeline.graphs import graphs_program
-from pipeline.headers import InspectImages
 from pipeline.inputs.listing import Listing, find_images
 from pipeline.inputs.slices import slices_of
-from pipeline.plan import PlanShards, largest_to_mean, read_plan
+from pipeline.planning.inspect_images import InspectImages
+from pipeline.planning.plan_shards import PlanShards, largest_to_mean, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
 from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process

@@ -23,7 +23,7 @@ from pipeline.errors import Unreadable
 from pipeline.inputs.points import centres_of
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
-from pipeline.plan import grid_of
+from pipeline.planning.geometry import grid_of
 from pipeline.records import Row, order_of, places_of
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw

@@ -8,13 +8,15 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.accounts import read_images
 from pipeline.build import find_previous, plan_flow
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.inputs.listing import find_images
 from pipeline.parallel import cores
-from pipeline.plan import WINDOW_BYTES, largest_to_mean, patch_bytes, pixel_bytes, read_plan, shard_patches
+from pipeline.planning.geometry import WINDOW_BYTES, pixel_bytes
+from pipeline.planning.image_rows import read_images
+from pipeline.planning.placement import patch_bytes
+from pipeline.planning.plan_shards import largest_to_mean, read_plan, shard_patches
 from pipeline.runners import counters_of, make_runner, parse_options, run_to_end, threads_per_process
 
 # Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pipeline import storage, versions
-from pipeline.plan import read_plan
+from pipeline.planning.plan_shards import read_plan
 
 _INTERVAL_S = 1.0
 _READS = 16

@@ -38,7 +38,8 @@ from pipeline.elements import (
 from pipeline.errors import DamagedRecordError
 from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
-from pipeline.plan import cells_of, read_shard, windows_of
+from pipeline.planning.geometry import cells_of, windows_of
+from pipeline.planning.region_rows import read_shard
 from pipeline.records import make_index, write_records
 from pipeline.regions import Part, make_regions
 from transforms import moments
@@ -48,7 +49,7 @@ from transforms.quality import Duplicates
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """Shards as :class:`pipeline.plan.PlanShards` names them -> the names of those that are complete.
+    """Shards as :class:`pipeline.planning.plan_shards.PlanShards` names them -> the names of those that are complete.
 
     Each has its index, its regions and its receipt then.
 

@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.elements import index_file
 from pipeline.errors import UsageError
-from pipeline.plan import grid_of
+from pipeline.planning.geometry import grid_of
 from pipeline.pyramid import write_pyramid
 from transforms.example import patch_key
 from transforms.grid import Box, Cells

@@ -17,12 +17,13 @@ import tifffile
 
 import pipeline
 from pipeline import build as building
-from pipeline import headers, versions
+from pipeline import versions
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
 from pipeline.errors import ConfigError, TooManyRejectedError, Unreadable
 from pipeline.inputs.slices import slices_of
+from pipeline.planning import inspect_images
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 
@@ -262,7 +263,7 @@ def test_bytes_depend_on_the_images_and_the_configuration_alone(images, tmp_path
     )
     assert checksums(processes.folder) == expected
     monkeypatch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (2, 2))
-    monkeypatch.setattr("pipeline.plan._GATHERED", 3)
+    monkeypatch.setattr("pipeline.planning.plan_shards._GATHERED", 3)
     monkeypatch.setattr(building, "slices_of", lambda images: slices_of(images)[::-1])
     turned = run(configure(root, tmp_path / "turned", output=small))
     assert checksums(turned.folder) == expected
@@ -453,7 +454,7 @@ def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_
     images, tmp_path, no_graphs, monkeypatch
 ):
     root, _ = images
-    inspect_image = headers.inspect_image
+    inspect_image = inspect_images.inspect_image
 
     def then_replace(ref, config):
         info = inspect_image(ref, config)
@@ -462,7 +463,7 @@ def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_
         return info
 
     with monkeypatch.context() as patched:
-        patched.setattr(headers, "inspect_image", then_replace)
+        patched.setattr(inspect_images, "inspect_image", then_replace)
         with pytest.raises(TooManyRejectedError, match="1 x changed"):
             run(configure(root, tmp_path / "out", max_rejected=0.0))
 

@@ -13,11 +13,11 @@ from PIL import Image
 from test_build import ONE_WORKER, checksums, read_index
 
 import pipeline
-from pipeline import plan as planning
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
 from pipeline.elements import digest
+from pipeline.planning import geometry as planning
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 from transforms.augment import Augmenter, Change, Ranges

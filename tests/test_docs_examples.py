@@ -20,7 +20,7 @@ MODULES = [
     "pipeline.config",
     "pipeline.elements",
     "pipeline.inputs.labels",
-    "pipeline.plan",
+    "pipeline.planning.plan_shards",
     "pipeline.storage",
     "pipeline.readers.orientation",
 ]

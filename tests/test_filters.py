@@ -11,12 +11,12 @@ import tifffile
 from PIL import Image
 from test_build import ONE_WORKER, checksums, patches_of, read_index
 
-from pipeline import plan as planning
 from pipeline import shards
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
 from pipeline.errors import TooManyRejectedError
+from pipeline.planning import geometry as planning
 from pipeline.runners import parse_options
 from pipeline.verify import verify
 from transforms import quality

@@ -14,11 +14,11 @@ from PIL import Image
 from pipeline.config import Constant, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected
 from pipeline.errors import Unreadable
-from pipeline.headers import InspectImages, inspect_image, inspect_images
 from pipeline.inputs.labels import name_of, split_of
 from pipeline.inputs.listing import make_listing
 from pipeline.inputs.slices import Slice
-from pipeline.plan import Totals
+from pipeline.planning.inspect_images import InspectImages, inspect_image, inspect_images
+from pipeline.planning.region_rows import Totals
 
 
 @pytest.mark.parametrize(

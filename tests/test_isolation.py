@@ -167,9 +167,9 @@ def test_a_window_that_fails_costs_that_window(bad_reader, way):
 def test_a_build_goes_on_where_a_decoder_dies(bad_reader, tmp_path, make_config):
     from pipeline.cutting import OpenImage, cut_window
     from pipeline.elements import ImageRef
-    from pipeline.headers import inspect_image
     from pipeline.parallel import Clock
-    from pipeline.plan import grid_of
+    from pipeline.planning.geometry import grid_of
+    from pipeline.planning.inspect_images import inspect_image
     from transforms.grid import Box as Area
 
     path = bad_reader("os.kill(os.getpid(), signal.SIGSEGV)")

@@ -56,7 +56,7 @@ def images(tmp_path):
 @pytest.fixture
 def small_regions(monkeypatch):
     """Regions of a few patches, so that an image has several and they go over many shards."""
-    monkeypatch.setattr("pipeline.plan.REGION_PIXELS", 64 * 64)
+    monkeypatch.setattr("pipeline.planning.geometry.REGION_PIXELS", 64 * 64)
 
 
 def rebuilt(root, tmp_path, **sections):

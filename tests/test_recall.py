@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import storage
-from pipeline.accounts import IMAGES_SCHEMA
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
 from pipeline.inputs.listing import make_listing
-from pipeline.recall import recall
+from pipeline.planning.image_rows import IMAGES_SCHEMA
+from pipeline.planning.known_headers import recall
 
 # Sorted as listings are: by the parts between the slashes. "-" sorts before "/", and "." and control characters, too.
 NAMES = ["a", "a/", "a//b", "a b/x", "a-/x", "a.png", "a/\x01", "b/a", "b/é", "b/😀", "c"]

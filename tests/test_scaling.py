@@ -19,7 +19,7 @@ from pipeline.config import Config, Input
 from pipeline.dataset import open_dataset
 from pipeline.elements import ImageRef
 from pipeline.errors import Unreadable
-from pipeline.headers import inspect_image
+from pipeline.planning.inspect_images import inspect_image
 from pipeline.readers.rescaled import open_to_scale
 from pipeline.runners import parse_options
 from pipeline.verify import verify

@@ -10,7 +10,6 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline import storage
-from pipeline.accounts import images_table
 from pipeline.config import DTYPES, Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
 from pipeline.errors import Unreadable
@@ -19,11 +18,13 @@ from pipeline.inputs.listing import read_listing
 from pipeline.inputs.points import centres_of
 from pipeline.inputs.slices import Slice
 from pipeline.parallel import cores, in_order
-from pipeline.plan import ROWS, Totals, grid_of, regions_table
+from pipeline.planning.geometry import grid_of
+from pipeline.planning.image_rows import images_table
+from pipeline.planning.known_headers import recall
+from pipeline.planning.region_rows import ROWS, Totals, regions_table
 from pipeline.readers import Layout
 from pipeline.readers.rasters import open_raster
 from pipeline.readers.rescaled import open_to_scale
-from pipeline.recall import recall
 
 
 @dataclasses.dataclass

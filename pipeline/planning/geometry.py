@@ -1,0 +1,116 @@
+"""How an image is divided: patches, the regions that are dealt out, the windows that are read. Integers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.config import Config, Input, Raster
+from pipeline.elements import ImageInfo, Region
+from pipeline.inputs.points import centres_of
+from transforms.crops import crop_count
+from transforms.grid import Box, Cells, Grid
+
+# Some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard opens few
+# images and reads neighbouring blocks once.
+REGION_PIXELS = 1 << 25
+
+# A window is what is decoded, and what is cut, at a time. Larger ones decode fewer blocks twice where patches cross
+# the border between windows; smaller ones keep more cores busy and memory flat.
+WINDOW_BYTES = 1 << 24
+
+
+class Sized(Protocol):
+    """Anything with a size in pixels."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+def grid_of(image: Sized, config: Config) -> Grid:
+    """The patches of an image."""
+    patch = config.patch
+    return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)
+
+
+def patches_of(image: ImageInfo, config: Config) -> int:
+    """Number of patches of an image."""
+    if config.input.points:
+        return len(centres_of(image, config))
+    if crops := config.patch.crops:
+        return crop_count((image.height, image.width), crops.per_image, crops.per_megapixel)
+    return grid_of(image, config).count
+
+
+def cells_of(region: Region, config: Config) -> Cells:
+    """The patches of a region: cells of the grid; of crops and around points their numbers, as one column of cells."""
+    if config.patch.crops or config.input.points:
+        return Cells(region.row, region.row + region.height, 0, 1)
+    return grid_of(region.image, config).cells(region.area)
+
+
+def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
+    """The regions of an image that have patches; every patch is in exactly one.
+
+    Random crops and patches around points lie anywhere, so that their regions are no rectangles of pixels but of
+    numbers: patches ``row`` to ``row + height``, in one column. Where near-duplicates are left out, all patches of an
+    image have to be compared with each other: it is one region.
+    """
+    undivided = config.quality is not None and config.quality.duplicates is not None
+    if config.patch.crops or config.input.points:
+        count, (height, width) = patches_of(image, config), config.patch.size
+        step = max(1, count) if image.is_whole or undivided else max(1, REGION_PIXELS // (height * width))
+        yield from (Region(image, first, 0, min(step, count - first), 1) for first in range(0, count, step))
+        return
+    grid = grid_of(image, config)
+    blocks = (image.height, image.width) if undivided else tile_of(image, REGION_PIXELS)
+    for area in _areas(image.height, image.width, blocks):
+        if grid.cells(area).count:
+            yield Region(image, *area)
+
+
+def windows_of(region: Region, config: Config) -> Iterator[Cells]:
+    """The patches of a region in groups that are read and cut together."""
+    image, grid = region.image, grid_of(region.image, config)
+    height, width = tile_of(image, WINDOW_BYTES // pixel_bytes(config))
+    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
+    if config.patch.crops or config.input.points:
+        yield from _at_most(max(1, WINDOW_BYTES // patch), cells_of(region, config))
+        return
+    for area in _areas(region.height, region.width, (height, width)):
+        cells = grid.cells(area._replace(row=area.row + region.row, col=area.col + region.col))
+        if cells.count:
+            yield from _at_most(max(1, 2 * WINDOW_BYTES // patch), cells)
+
+
+def _at_most(patches: int, cells: Cells) -> Iterator[Cells]:
+    """Parts of no more than ``patches``: where they overlap they take more memory than the window behind them."""
+    if cells.count <= patches:
+        yield cells
+    else:
+        for half in cells.halves():
+            yield from _at_most(patches, half)
+
+
+def tile_of(image: ImageInfo, pixels: int) -> tuple[int, int]:
+    """About ``pixels``, square where the blocks allow, in whole blocks."""
+    side = pixels // max(int(pixels**0.5), min(image.block_height, image.height))
+    width = min(image.width, max(1, side // image.block_width) * image.block_width)
+    height = max(1, pixels // width // image.block_height) * image.block_height
+    return min(image.height, height), width
+
+
+def _areas(height: int, width: int, tile: tuple[int, int]) -> Iterator[Box]:
+    for row in range(0, height, tile[0]):
+        for col in range(0, width, tile[1]):
+            yield Box(row, col, min(tile[0], height - row), min(tile[1], width - col))
+
+
+def pixel_bytes(config: Config) -> int:
+    """Bytes of one pixel with all its channels, and of those of the further rasters."""
+    forms: list[Input | Raster] = [config.input, *config.input.rasters.values()]
+    return sum(form.channels * np.dtype(form.dtype).itemsize for form in forms)

@@ -1,0 +1,62 @@
+"""Images as rows of tables: what is known of each before anything is cut."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.config import Config
+from pipeline.elements import ImageInfo, Rejected
+from pipeline.inputs.slices import slices_of
+from pipeline.planning.geometry import patches_of
+
+_READS = 16  # at a time; what takes the time is the way to the storage
+
+IMAGES_SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("split", pa.string()), ("label", pa.string()), ("group", pa.string())]
+    + [(name, pa.int64()) for name in ("height", "width", "planned", "written", "filtered", "rejected")]
+    + [("reason", pa.string()), ("message", pa.string())]
+    + [
+        ("mpp", pa.list_(pa.float64())),
+        ("crs", pa.string()),
+        ("transform", pa.list_(pa.float64())),
+        ("nodata", pa.string()),
+    ]
+    + [("block_height", pa.int64()), ("block_width", pa.int64()), ("facts", pa.string())]
+)
+
+
+def images_table(found: Sequence[ImageInfo | Rejected], config: Config) -> pa.Table:
+    """The facts of images, in their order, as far as they are known before anything is cut."""
+    rows = [_image_row(one, config) if isinstance(one, ImageInfo) else _rejected_row(one) for one in found]
+    return pa.Table.from_pylist(rows, IMAGES_SCHEMA)
+
+
+def _image_row(info: ImageInfo, config: Config) -> dict:
+    planned = patches_of(info, config) * config.records_per_patch(info.split)
+    names = ("image_id", "split", "label", "group", "height", "width", "block_height", "block_width", "facts")
+    facts = {name: info.fact(name) for name in ("mpp", "crs", "transform", "nodata")}
+    return {name: getattr(info, name) for name in names} | facts | {"planned": planned}
+
+
+def _rejected_row(rejected: Rejected) -> dict:
+    return {"image_id": rejected.image_id, "reason": rejected.reason, "message": rejected.message, "planned": 0}
+
+
+def read_images(work: str, images: int) -> pa.Table:
+    """The facts of all images in the order of the listing, from what the slices of the listing left below ``work``.
+
+    What an earlier attempt left there of a listing with another number of images has other names.
+
+    Raises:
+        RuntimeError: if some are missing: an error of the program.
+    """
+    files = [storage.join(work, each.file("images")) for each in slices_of(images)]
+    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+        table = pa.concat_tables(pool.map(storage.read_table, files))
+    if table.num_rows != images:
+        raise RuntimeError(f"{table.num_rows} of {images} images have a row in {work}")
+    return table
