@@ -6,7 +6,7 @@ The picture is a mosaic of the sample images in JPEG tiles; every contender writ
 
 - floor: imagecodecs decodes every tile and encodes every patch in memory, in one thread; divided by the cores.
   Nothing is cut, measured, framed or written.
-- patchbeam: a whole shard through ``pipeline.shards.write_shard``, on all cores, once TensorFlow is running.
+- patchbeam: a whole shard through ``pipeline.shards.write_shards.write_shard``, on all cores, once TensorFlow is running.
 - tf.data: decode with tifffile's array, ``tf.image.extract_patches``, ``tf.io.encode_*``, ``TFRecordWriter``, as the
   documentation of TensorFlow suggests, with parallel maps; it holds the whole picture in memory.
 - command: ``patchbeam build`` as a user runs it, start-up of Beam and TensorFlow and the analysis included.
@@ -61,7 +61,7 @@ def shard(path: str, side: int, encoding: str, repeats: int) -> list[dict]:
     from pipeline.parallel import limit_tensorflow_threads
     from pipeline.planning.geometry import regions_of
     from pipeline.readers import open_image
-    from pipeline.shards import write_shard
+    from pipeline.shards.write_shards import write_shard
 
     config = Config.model_validate(
         {"input": {"images": path}, "output": {"path": "x", "encoding": encoding}, "patch": {"size": PATCH}}

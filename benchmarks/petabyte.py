@@ -21,7 +21,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from pipeline import accounts, storage, sums
+from pipeline import accounts, storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
 from pipeline.inputs.slices import slices_of
@@ -29,7 +29,8 @@ from pipeline.planning import image_rows
 from pipeline.planning.geometry import grid_of, regions_of, windows_of
 from pipeline.planning.placement import shard_count, shard_of
 from pipeline.planning.region_rows import ROWS, regions_table
-from pipeline.records import Row, make_index
+from pipeline.shards import receipts
+from pipeline.shards.index import Row, make_index
 from transforms import moments
 
 CONFIG = Config.model_validate(
@@ -117,7 +118,7 @@ def main() -> None:
 def settle_all(folder: str, images: int, side: int, shards: int, regions: int, patches: int) -> None:
     """Writes a group of receipts, sums it up as a worker does, and the sums of all shards as the launcher does."""
     names = []
-    for number in range(sums.GROUP):
+    for number in range(receipts.GROUP):
         mine = [Region(image((number * regions + i) % images, side), 0, 0, 1, 1) for i in range(regions)]
         plan = ShardPlan("train", number, shards, tuple(mine))
         data = json.dumps(receipt(plan, patches // regions).to_json()).encode()
@@ -125,12 +126,12 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
         names.append(plan.name)
     print(f"receipt: {len(data):,} bytes, {len(data) * shards / 1e9:.1f} GB in all")
     group = timed(
-        "a worker sums up a group of receipts", sums.GROUP, "receipt", lambda: sums.sum_receipts(folder, names)
+        "a worker sums up a group of receipts", receipts.GROUP, "receipt", lambda: receipts.sum_receipts(folder, names)
     )
 
     work = f"{folder}/work"
     planned: dict[str, int] = dict.fromkeys((image(number, side).image_id for number in range(images)), 0)
-    for first in range(0, shards, sums.GROUP):
+    for first in range(0, shards, receipts.GROUP):
         counts = [row["planned"] for row in group["images"]]
         for i, row in enumerate(group["images"]):
             row["image_id"] = image((first * regions + i) % images, side).image_id
@@ -138,7 +139,7 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
         for i, shard in enumerate(group["shards"]):
             shard["shard"] = ShardPlan("train", first + i, shards, ()).name
         content = json.dumps(group).encode()
-        storage.write_bytes(f"{work}/{sums._group_name('train', first // sums.GROUP)}", content)
+        storage.write_bytes(f"{work}/{receipts._group_name('train', first // receipts.GROUP)}", content)
     files = len(os.listdir(work))
     print(f"sums: {len(content) / 1e3:,.0f} kB a group, {files:,} groups, {len(content) * files / 1e6:,.0f} MB in all")
     rows = [{"image_id": i, "split": "train", "planned": n} for i, n in sorted(planned.items())]
@@ -147,7 +148,7 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
         storage.write_table(f"{work}/{each.file('images')}", table)
 
     total = timed(
-        "the launcher reads the sums of all shards", shards, "shard", lambda: sums.read_sums(work, "train", shards)
+        "the launcher reads the sums of all shards", shards, "shard", lambda: receipts.read_sums(work, "train", shards)
     )
     timed("the launcher settles the accounts", images, "image",
           lambda: accounts.settle(folder, work, CONFIG, images, {"train": total}))  # fmt: skip

@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import Rejected
 from pipeline.planning.image_rows import IMAGES_SCHEMA, read_images
-from pipeline.sums import Sums
+from pipeline.shards.receipts import Sums
 
 
 class Accounts(NamedTuple):

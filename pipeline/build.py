@@ -12,7 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline import accounts, errors, gates, lease, storage, sums, versions
+from pipeline import accounts, errors, gates, lease, storage, versions
 from pipeline.config import Config, Gates
 from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import FORMAT, Previous, digest_of_values, files_of
@@ -25,6 +25,7 @@ from pipeline.planning.plan_shards import PlanShards, largest_to_mean, read_plan
 from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
 from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process
+from pipeline.shards import receipts
 from pipeline.summary import summarize
 
 _SOFTWARE = (
@@ -69,13 +70,13 @@ def make_pipeline(
 ) -> beam.Pipeline:
     """The pipeline of a build, from ``inputs.parquet`` in ``folder``, the folder of a version, to the shards there."""
     import_tensorflow()  # takes seconds; a plan and an unchanged build do without it
-    from pipeline.shards import WriteShards
+    from pipeline.shards.write_shards import WriteShards
 
     p = beam.Pipeline(runner=make_runner(options), options=options)
     work = storage.join(folder, versions.WORK)
     planned = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work, previous)
     shards = planned | WriteShards(config, folder, threads_per_process(options), previous)  # names of shards
-    shards | sums.SumReceipts(folder, work)
+    shards | receipts.SumReceipts(folder, work)
     return p
 
 
@@ -263,16 +264,16 @@ def _run(
         return counters_of(run_to_end(p, options))
 
 
-def _collect(folder: str, work: str) -> dict[str, sums.Sums]:
+def _collect(folder: str, work: str) -> dict[str, receipts.Sums]:
     """What the shards of each split add up to, and their table; whatever else an earlier attempt left is removed."""
     plan = read_plan(work) or {}
-    totals = {split: sums.read_sums(work, split, facts["shards"]) for split, facts in plan.items()}
+    totals = {split: receipts.read_sums(work, split, facts["shards"]) for split, facts in plan.items()}
     versions.keep_only(folder, _shard_files(totals) | {"inputs.parquet"})
     storage.write_table(storage.join(folder, SHARDS), pa.concat_tables(split.shards for split in totals.values()))
     return totals
 
 
-def _shard_files(totals: dict[str, sums.Sums]) -> set[str]:
+def _shard_files(totals: dict[str, receipts.Sums]) -> set[str]:
     """Paths of all files of all shards, below the version."""
     names = (name for split in totals.values() for name in split.shards["shard"].to_pylist())
     return {path for name in names for path in files_of(name)}
@@ -297,7 +298,7 @@ def _check_budget(account: accounts.Accounts, config: Config, folder: str, count
         )
 
 
-def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[str, dict[str, Any]]:
+def _splits(totals: dict[str, receipts.Sums], account: accounts.Accounts) -> dict[str, dict[str, Any]]:
     return {
         split: {
             "images": account.split_images.get(split, 0),
@@ -310,7 +311,7 @@ def _splits(totals: dict[str, sums.Sums], account: accounts.Accounts) -> dict[st
     }
 
 
-def _checksums(folder: str, totals: dict[str, sums.Sums]) -> dict[str, dict[str, Any]]:
+def _checksums(folder: str, totals: dict[str, receipts.Sums]) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every file of the version but those of the shards, which are in their table."""
     elsewhere = _shard_files(totals)
     files = {}

@@ -32,7 +32,7 @@ class Dataset(NamedTuple):
         return json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
 
     def shard_table(self) -> pa.Table:
-        """A row for every shard: name, split, counts and checksums; see ``pipeline.sums.SHARDS_SCHEMA``.
+        """A row for every shard: name, split, counts and checksums; see ``pipeline.shards.receipts.SHARDS_SCHEMA``.
 
         Raises:
             DatasetError: if a name is not that of a shard: names become paths.

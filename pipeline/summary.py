@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.config import Config
 from pipeline.graphs import Write
-from pipeline.sums import Sums
+from pipeline.shards.receipts import Sums
 from transforms import moments
 
 

@@ -469,7 +469,7 @@ def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_
 
 
 def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_graphs, monkeypatch):
-    from pipeline import opened
+    from pipeline.shards import open_image
 
     root, _ = images
     config = configure(root, tmp_path / "out", splits={"train": 1.0})
@@ -478,7 +478,7 @@ def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_grap
         def offline(uri, wanted):
             raise Unreadable("io_error", "the storage does not answer")
 
-        patched.setattr(opened, "open_to_scale", offline)
+        patched.setattr(open_image, "open_to_scale", offline)
         with pytest.raises(TooManyRejectedError, match="no patch was written"):
             run(config)
     outcome = run(config)

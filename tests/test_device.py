@@ -6,9 +6,9 @@ import time
 import pytest
 import tensorflow as tf
 
-from pipeline import device as devices
 from pipeline.config import Workers
-from pipeline.device import Device, device
+from pipeline.shards import device as devices
+from pipeline.shards.device import Device, device
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import tifffile
 from PIL import Image
 from test_build import ONE_WORKER, checksums, patches_of, read_index
 
-from pipeline import shards
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
 from pipeline.errors import TooManyRejectedError
 from pipeline.planning import geometry as planning
 from pipeline.runners import parse_options
+from pipeline.shards import write_shards
 from pipeline.verify import verify
 from transforms import quality
 
@@ -123,7 +123,7 @@ def test_copies_are_left_out_whatever_the_windows_and_threads(images, tmp_path, 
     monkeypatch.setattr(planning, "WINDOW_BYTES", 6000)  # two patches
     monkeypatch.setattr(planning, "REGION_PIXELS", 4 * SIZE * SIZE)  # which images whose patches are compared ignore
     outcome = run(images, tmp_path / "one", quality={"duplicates": 2})
-    monkeypatch.setattr(shards, "cores", lambda: 8)
+    monkeypatch.setattr(write_shards, "cores", lambda: 8)
     other = run(images, tmp_path / "other", ["--direct_num_workers=2"], quality={"duplicates": 2})
     but = ("manifest.json", "inputs.parquet", "receipts", "regions", "shards.parquet")
     assert checksums(outcome.folder, but) == checksums(other.folder, but)

@@ -165,11 +165,11 @@ def test_a_window_that_fails_costs_that_window(bad_reader, way):
 
 
 def test_a_build_goes_on_where_a_decoder_dies(bad_reader, tmp_path, make_config):
-    from pipeline.cutting import OpenImage, cut_window
     from pipeline.elements import ImageRef
     from pipeline.parallel import Clock
     from pipeline.planning.geometry import grid_of
     from pipeline.planning.inspect_images import inspect_image
+    from pipeline.shards.cut_window import OpenImage, cut_window
     from transforms.grid import Box as Area
 
     path = bad_reader("os.kill(os.getpid(), signal.SIGSEGV)")

@@ -20,9 +20,9 @@ from pipeline.dataset import open_dataset
 from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
 from pipeline.inputs.geojson import Placing
-from pipeline.opened import OpenImage
 from pipeline.readers.rasters import open_raster
 from pipeline.runners import parse_options
+from pipeline.shards.open_image import OpenImage
 from pipeline.verify import verify
 from transforms.grid import Box
 from transforms.polygons import fill

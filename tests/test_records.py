@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pipeline.config import Config
 from pipeline.elements import ImageInfo
-from pipeline.records import INDEX_SCHEMA, Row, make_index, write_records
+from pipeline.shards.index import INDEX_SCHEMA, Row, make_index, write_records
 from pipeline.storage.tfrecord import read_record
 
 IMAGE = ImageInfo("a/b.tif", "", "", 9, 9, 3, 3, "train", "cat", "g")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline as _TestPipeline
 
-from pipeline import storage, sums
+from pipeline import storage
 from pipeline.elements import Rejected, ShardPlan, ShardResult, receipt_file
+from pipeline.shards import receipts
 from transforms import moments
 
 
@@ -28,7 +29,7 @@ def make_receipt(name, number, pixels):
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """(folder, receipts, pixels) of eleven shards of floats, to be summed in groups of four."""
-    monkeypatch.setattr(sums, "GROUP", 4)
+    monkeypatch.setattr(receipts, "GROUP", 4)
     pixels = np.random.default_rng(0).normal(50, 30, (11, 2, 8, 8, 3)).astype(np.float32)
     names = [ShardPlan("train", number, 11, ()).name for number in range(11)]
     receipts = [make_receipt(name, number, pixels[number]) for number, name in enumerate(names)]
@@ -40,13 +41,13 @@ def written(tmp_path, monkeypatch):
 
 def sum_up(folder, names, work):
     with _TestPipeline(runner="FnApiRunner", argv=[]) as p:
-        p | beam.Create(names) | sums.SumReceipts(folder, work)
+        p | beam.Create(names) | receipts.SumReceipts(folder, work)
 
 
 def test_the_sums_are_those_of_all_receipts_at_once(written, tmp_path):
     folder, receipts, pixels = written
     sum_up(folder, [receipt.shard for receipt in receipts], str(tmp_path / "work"))
-    found = sums.read_sums(str(tmp_path / "work"), "train", 11)
+    found = receipts.read_sums(str(tmp_path / "work"), "train", 11)
 
     assert found.records == sum(range(1, 12))
     for name in ("shard", "records", "bytes", "index_bytes"):
@@ -68,7 +69,7 @@ def test_the_sums_are_those_of_all_receipts_at_once(written, tmp_path):
 def test_tf_transform_gets_a_row_for_each_group_and_label_that_add_up(written, tmp_path):
     folder, receipts, pixels = written
     sum_up(folder, [receipt.shard for receipt in receipts], str(tmp_path / "work"))
-    rows = sums.read_sums(str(tmp_path / "work"), "train", 11).rows
+    rows = receipts.read_sums(str(tmp_path / "work"), "train", 11).rows
     assert len(rows) == 3 * 2
     total = lambda name: np.sum([row[name] for row in rows], axis=0)
     flat = pixels.reshape(-1, 3).astype(np.float64)
@@ -95,7 +96,7 @@ def test_a_missing_shard_is_an_error_of_the_program(written, tmp_path, lost):
     names = [receipt.shard for receipt in receipts if receipt.shard != receipts[lost].shard]
     sum_up(folder, names, str(tmp_path / "work"))
     with pytest.raises(RuntimeError, match="10 of 11 shards have receipts"):
-        sums.read_sums(str(tmp_path / "work"), "train", 11)
+        receipts.read_sums(str(tmp_path / "work"), "train", 11)
 
 
 def test_groups_stay_in_order_where_the_numbers_of_the_shards_grow_by_a_digit(tmp_path):

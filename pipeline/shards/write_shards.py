@@ -22,9 +22,6 @@ import apache_beam as beam
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.copying import Copier, reusable, take_over
-from pipeline.cutting import Patches, Turn, cut_window
-from pipeline.device import device
 from pipeline.elements import (
     Previous,
     Region,
@@ -36,12 +33,15 @@ from pipeline.elements import (
     shard_file,
 )
 from pipeline.errors import DamagedRecordError
-from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.planning.geometry import cells_of, windows_of
 from pipeline.planning.region_rows import read_shard
-from pipeline.records import make_index, write_records
-from pipeline.regions import Part, make_regions
+from pipeline.shards.cut_window import Patches, Turn, cut_window
+from pipeline.shards.device import device
+from pipeline.shards.index import make_index, write_records
+from pipeline.shards.open_image import OpenImage
+from pipeline.shards.region_table import Part, make_regions
+from pipeline.shards.reuse import Copier, reusable, take_over
 from transforms import moments
 from transforms.grid import Cells
 from transforms.quality import Duplicates

@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline import covers
 from pipeline.config import Augment, Bounds, Config, Input, Raster
-from pipeline.context import cut_context
-from pipeline.device import device
 from pipeline.elements import ImageInfo, Rejected, digest, meta_of
 from pipeline.errors import Unreadable
 from pipeline.inputs.points import centres_of
-from pipeline.opened import OpenImage
 from pipeline.parallel import Clock, Turns
 from pipeline.planning.geometry import grid_of
-from pipeline.records import Row, order_of, places_of
+from pipeline.shards import class_cover
+from pipeline.shards.context_patches import cut_context
+from pipeline.shards.device import device
+from pipeline.shards.index import Row, order_of, places_of
+from pipeline.shards.open_image import OpenImage
 from transforms import moments, quality
 from transforms.augment import Augmenter, Change, Ranges, draw
 from transforms.crops import crop_start
@@ -75,7 +75,7 @@ class _Cut(NamedTuple):
         numbers: ``[N]``: of random crops in their image, else 0.
         labels: N of them.
         verdicts: None for a patch that is kept, else the name of what filters it.
-        covers: of the classes of its rasters, see ``pipeline.covers``.
+        covers: of the classes of its rasters, see ``pipeline.shards.class_cover``.
         patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs; nothing
             where none is kept.
         beside: the same of the other features of the records, in ``config.beside``.
@@ -86,7 +86,7 @@ class _Cut(NamedTuple):
     numbers: np.ndarray
     labels: Sequence[str]
     verdicts: Sequence[str | None]
-    covers: dict[str, np.ndarray]
+    class_cover: dict[str, np.ndarray]
     patches: np.ndarray
     beside: dict[str, np.ndarray]
     scores: quality.Scores | None = None
@@ -215,13 +215,13 @@ def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, cloc
 def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo, config: Config) -> _Cut:
     """What the rasters say of the patches, whose own pixels are not known yet."""
     count, patch = len(plan.starts), config.patch
-    found = covers.shares({name: _inner(pixels, config) for name, pixels in rasters.items()}, config)
+    found = class_cover.shares({name: _inner(pixels, config) for name, pixels in rasters.items()}, config)
     bounds = {f"{name}/{kind}": bound for name, kinds in patch.cover.items() for kind, bound in kinds.items()}
     labels = [info.label] * count
     if patch.label:
-        labels = covers.labels(found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label)
+        labels = class_cover.labels(found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label)
     beside = {f"raster/{name}": pixels for name, pixels in rasters.items()}
-    verdicts = covers.failing(covers.with_any(found, config), bounds, count)
+    verdicts = class_cover.failing(class_cover.with_any(found, config), bounds, count)
     return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), beside)
 
 
@@ -261,7 +261,7 @@ def _score(cut: _Cut, tissue_threshold: int, config: Config, clock: Clock) -> _C
     with device(config.workers).slot(), clock("score"):
         scores = quality.score(_inner(cut.patches, config), config.value_range, wanted.nodata, tissue_threshold)
     bounds: dict[str, Bounds] = {name: wanted.keep[name] for name in quality.NAMES if name in wanted.keep}
-    more = covers.failing(scores._asdict(), bounds, len(cut.starts))
+    more = class_cover.failing(scores._asdict(), bounds, len(cut.starts))
     return cut._replace(scores=scores, verdicts=[first or second for first, second in zip(cut.verdicts, more)])
 
 

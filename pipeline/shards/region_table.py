@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Config
 from pipeline.elements import Region, Rejected
-from pipeline.records import Row
+from pipeline.shards.index import Row
 
 REGIONS_SCHEMA = pa.schema(
     [

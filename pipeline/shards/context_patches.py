@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.opened import OpenImage
+from pipeline.shards.open_image import OpenImage
 
 # Of the source, for one scale and window; a single patch may take more.
 _MAX_PIXELS = 1 << 24

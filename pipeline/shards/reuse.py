@@ -30,8 +30,8 @@ from pipeline.elements import (
 from pipeline.errors import TRANSIENT
 from pipeline.parallel import Clock
 from pipeline.planning.placement import shard_of
-from pipeline.records import Row, extra_schema, order_of, places_of, read_payload
-from pipeline.regions import Part, filtered_and_rejected, pixels_digests
+from pipeline.shards.index import Row, extra_schema, order_of, places_of, read_payload
+from pipeline.shards.region_table import Part, filtered_and_rejected, pixels_digests
 from transforms.example import from_example, to_example
 
 
