@@ -21,7 +21,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from pipeline import accounts, storage
+from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest, receipt_file, shard_file
 from pipeline.inputs.slices import slices_of
@@ -31,6 +31,7 @@ from pipeline.planning.placement import shard_count, shard_of
 from pipeline.planning.region_rows import ROWS, regions_table
 from pipeline.shards import receipts
 from pipeline.shards.index import Row, make_index
+from pipeline.versions import accounts
 from transforms import moments
 
 CONFIG = Config.model_validate(

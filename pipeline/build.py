@@ -12,21 +12,22 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline import accounts, errors, gates, lease, storage, versions
+from pipeline import errors, gates, storage
 from pipeline.config import Config, Gates
 from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import FORMAT, Previous, digest_of_values, files_of
 from pipeline.errors import TRANSIENT, TooManyRejectedError, WithdrawnError
-from pipeline.graphs import graphs_program
 from pipeline.inputs.listing import Listing, find_images
 from pipeline.inputs.slices import slices_of
 from pipeline.planning.inspect_images import InspectImages
 from pipeline.planning.plan_shards import PlanShards, largest_to_mean, read_plan
-from pipeline.progress import watch
 from pipeline.quiet import import_tensorflow
 from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process
 from pipeline.shards import receipts
-from pipeline.summary import summarize
+from pipeline.versions import accounts, lease, lifecycle
+from pipeline.versions.normalization import graphs_program
+from pipeline.versions.progress import watch
+from pipeline.versions.summary import summarize
 
 _SOFTWARE = (
     "apache-beam",
@@ -73,7 +74,7 @@ def make_pipeline(
     from pipeline.shards.write_shards import WriteShards
 
     p = beam.Pipeline(runner=make_runner(options), options=options)
-    work = storage.join(folder, versions.WORK)
+    work = storage.join(folder, lifecycle.WORK)
     planned = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work, previous)
     shards = planned | WriteShards(config, folder, threads_per_process(options), previous)  # names of shards
     shards | receipts.SumReceipts(folder, work)
@@ -82,8 +83,8 @@ def make_pipeline(
 
 def begin(config: Config, listing: Listing) -> str:
     """The folder of the version to build in, with the listing in it; see ``versions.begin``."""
-    name, _ = versions.begin(config.output.path, config.content_digest(), _identity(config, listing))
-    folder = versions.folder_of(config.output.path, name)
+    name, _ = lifecycle.begin(config.output.path, config.content_digest(), _identity(config, listing))
+    folder = lifecycle.folder_of(config.output.path, name)
     listing.save(storage.join(folder, "inputs.parquet"))
     return folder
 
@@ -96,7 +97,7 @@ def build(
     Args:
         config: what to build.
         options: Beam's, from :func:`pipeline.runners.parse_options`.
-        show: called with progress, see :func:`pipeline.progress.watch`.
+        show: called with progress, see :func:`pipeline.versions.progress.watch`.
         retry: tries again what the published version rejected.
         fresh: takes nothing over from earlier versions.
         wait: for another build that writes to the same output.
@@ -113,14 +114,14 @@ def build(
     out, started = config.output.path, time.time()
     config, listing = find_images(config)
     with lease.hold(out, wait) as held:
-        versions.check_format(out)
+        lifecycle.check_format(out)
         published = None if fresh else unchanged(config, listing)
         if published and not (retry and published.manifest["accounts"]["reasons"]):
             return published
         ready = None if fresh or retry else _ready(config, listing)
         outcome = ready or _build(config, listing, options, show, retry, fresh, started)
         outcome = _pass_gates(config, outcome)
-        versions.publish(out, outcome.manifest["version"], held)
+        lifecycle.publish(out, outcome.manifest["version"], held)
     return outcome
 
 
@@ -131,7 +132,7 @@ def _build(
     out = config.output.path
     previous = None if fresh else find_previous(config, retry)
     folder = begin(config, listing)
-    name, work = folder.rpartition("/")[2], storage.join(folder, versions.WORK)
+    name, work = folder.rpartition("/")[2], storage.join(folder, lifecycle.WORK)
     with graphs_program(ahead=previous is not None) as write_graphs:  # a rebuild is short
         counters = _run(config, options, folder, work, listing, previous, show)
         totals = _collect(folder, work)
@@ -155,7 +156,7 @@ def _build(
         "counters": counters,
         "files": _checksums(folder, totals),
     }
-    return Outcome(folder, versions.complete(out, name, manifest))
+    return Outcome(folder, lifecycle.complete(out, name, manifest))
 
 
 def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
@@ -165,10 +166,10 @@ def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
         HeldBackError: if one of them does not let the version pass.
     """
     out, folder, manifest = config.output.path, outcome.folder, outcome.manifest
-    name, latest = manifest["version"], versions.latest(out)
-    published = versions.folder_of(out, latest) if latest else None
+    name, latest = manifest["version"], lifecycle.latest(out)
+    published = lifecycle.folder_of(out, latest) if latest else None
     verdicts = gates.judge(Dataset(folder, manifest, config), published, config.gates or Gates())
-    manifest = versions.complete(out, name, manifest | {"gates": [verdict._asdict() for verdict in verdicts]})
+    manifest = lifecycle.complete(out, name, manifest | {"gates": [verdict._asdict() for verdict in verdicts]})
     if failed := [verdict for verdict in verdicts if not verdict.passed]:
         reasons = "\n".join(f"  {verdict.gate}: {verdict.sentence}" for verdict in failed)
         stays = f"{latest} stays published" if latest else "nothing is published"
@@ -190,12 +191,12 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
         WithdrawnError: if it was published, and taken back.
     """
     out = config.output.path
-    for name in reversed([name for name in versions.complete_versions(out) if name > (versions.latest(out) or "")]):
-        folder = versions.folder_of(out, name)
-        manifest = versions.read_manifest(folder)
+    for name in reversed([name for name in lifecycle.complete_versions(out) if name > (lifecycle.latest(out) or "")]):
+        folder = lifecycle.folder_of(out, name)
+        manifest = lifecycle.read_manifest(folder)
         if not manifest or manifest.get("identity") != _identity(config, listing):
             continue
-        if name in (taken_back := versions.withdrawn(out)):
+        if name in (taken_back := lifecycle.withdrawn(out)):
             raise WithdrawnError(
                 f"{name} is of the same images and configuration, and was taken back at {taken_back[name]}; nothing "
                 f"was published. patchbeam publish {out} {name} publishes it again"
@@ -208,9 +209,9 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
 def unchanged(config: Config, listing: Listing) -> Outcome | None:
     """The published version, if it is of the same images and configuration and nothing of it has to be tried again."""
     out = config.output.path
-    name = versions.latest(out)
-    folder = versions.folder_of(out, name) if name else ""
-    manifest = versions.read_manifest(folder) if name else None
+    name = lifecycle.latest(out)
+    folder = lifecycle.folder_of(out, name) if name else ""
+    manifest = lifecycle.read_manifest(folder) if name else None
     if not manifest or manifest["identity"] != _identity(config, listing):
         return None
     if TRANSIENT & manifest["accounts"]["reasons"].keys():
@@ -229,9 +230,9 @@ def find_previous(config: Config, again: bool = False) -> Previous | None:
         ConfigError: if the output was made by a newer patchbeam, or its manifest was changed.
     """
     out = config.output.path
-    name = versions.latest(out)
-    folder = versions.folder_of(out, name) if name else ""
-    manifest = versions.read_manifest(folder) if name else None
+    name = lifecycle.latest(out)
+    folder = lifecycle.folder_of(out, name) if name else ""
+    manifest = lifecycle.read_manifest(folder) if name else None
     if not manifest or manifest["format"] != FORMAT:
         return None
     try:
@@ -268,7 +269,7 @@ def _collect(folder: str, work: str) -> dict[str, receipts.Sums]:
     """What the shards of each split add up to, and their table; whatever else an earlier attempt left is removed."""
     plan = read_plan(work) or {}
     totals = {split: receipts.read_sums(work, split, facts["shards"]) for split, facts in plan.items()}
-    versions.keep_only(folder, _shard_files(totals) | {"inputs.parquet"})
+    lifecycle.keep_only(folder, _shard_files(totals) | {"inputs.parquet"})
     storage.write_table(storage.join(folder, SHARDS), pa.concat_tables(split.shards for split in totals.values()))
     return totals
 
@@ -316,7 +317,7 @@ def _checksums(folder: str, totals: dict[str, receipts.Sums]) -> dict[str, dict[
     elsewhere = _shard_files(totals)
     files = {}
     for below in storage.files_below(folder):
-        if below not in elsewhere and not below.startswith(f"{versions.WORK}/"):
+        if below not in elsewhere and not below.startswith(f"{lifecycle.WORK}/"):
             data = storage.read_bytes(storage.join(folder, below))
             files[below] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return files

@@ -25,7 +25,7 @@ from pipeline.exits import explain
 from pipeline.inputs.listing import check_inputs
 from pipeline.runs import Run, Telling, recorded
 from pipeline.version_commands import COMMANDS
-from pipeline.versions import folder_of
+from pipeline.versions.lifecycle import folder_of
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
@@ -200,7 +200,7 @@ def verify(dataset: str, version: str | None) -> None:
 @click.argument("output")
 def status(output: str) -> None:
     """Print how far the build is that writes to OUTPUT, wherever it runs, and what is published there."""
-    from pipeline.progress import describe_output
+    from pipeline.cli.progress_bar import describe_output
 
     print(describe_output(output))
 
@@ -257,7 +257,7 @@ def _build(command: str, telling: Telling, prepare: Callable[[Run], tuple[Config
         with recorded(command, telling) as run:
             config, options = prepare(run)
             from pipeline.build import build as build_dataset
-            from pipeline.progress import bar
+            from pipeline.cli.progress_bar import bar
 
             with bar() as show:
                 outcome = build_dataset(config, options, show, **how)

@@ -6,10 +6,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline import storage, versions
+from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import FORMAT, READABLE, shard_file
 from pipeline.errors import DatasetError
+from pipeline.versions import lifecycle
 from transforms.encoding import decode_patch
 
 SHARDS = "shards.parquet"
@@ -28,7 +29,7 @@ class Dataset(NamedTuple):
     config: Config
 
     def statistics(self) -> dict[str, Any]:
-        """The content of ``statistics.json``, see ``pipeline.summary.make_statistics``."""
+        """The content of ``statistics.json``, see ``pipeline.versions.summary.make_statistics``."""
         return json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
 
     def shard_table(self) -> pa.Table:
@@ -77,15 +78,15 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
         DatasetError: if there is no complete version.
     """
     path = path.rstrip("/")
-    if version is None and (manifest := versions.read_manifest(path)):
+    if version is None and (manifest := lifecycle.read_manifest(path)):
         return _checked(path, manifest)
-    name = version or versions.latest(path)
+    name = version or lifecycle.latest(path)
     if name is None:
         raise DatasetError(
             f"{path}: no published dataset here (neither LATEST nor manifest.json); run patchbeam build first"
         )
-    folder = versions.folder_of(path, name)
-    manifest = versions.read_manifest(folder)
+    folder = lifecycle.folder_of(path, name)
+    manifest = lifecycle.read_manifest(folder)
     if manifest is None:
         raise DatasetError(f"{folder}: no complete version (manifest.json is missing)")
     return _checked(folder, manifest)

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from pipeline import storage
 from pipeline.errors import CommandError, Exit
 from pipeline.exits import explain
-from pipeline.lease import utc
 from pipeline.metrics import write_metrics
+from pipeline.versions.lease import utc
 
 FILE = "runs.jsonl"
 _NOTIFY_S = 60.0

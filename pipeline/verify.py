@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage, versions
+from pipeline import storage
 from pipeline.config import Config
 from pipeline.dataset import SHARDS, Dataset
 from pipeline.elements import index_file, receipt_file, regions_file, shard_file
 from pipeline.storage.tfrecord import read_record
+from pipeline.versions import lifecycle
 from transforms.encoding import decode_patch
 from transforms.example import META, from_example
 
@@ -39,8 +40,8 @@ def verify(dataset: Dataset, threads: int) -> list[str]:
     files |= {receipt_file(shard["shard"]): shard["receipt_sha256"] for shard in shards}
     records = {shard_file(shard["shard"]) for shard in shards}
     # The folder of an unfinished build; a version that a gate looks at is not published yet.
-    below = (name for name in storage.files_below(dataset.folder) if not name.startswith(f"{versions.WORK}/"))
-    present = set(below) - {versions.MANIFEST}
+    below = (name for name in storage.files_below(dataset.folder) if not name.startswith(f"{lifecycle.WORK}/"))
+    present = set(below) - {lifecycle.MANIFEST}
     problems += [f"{name}: is missing" for name in sorted((files.keys() | records) - present)]
     problems += [f"{name}: is not in the manifest" for name in sorted(present - files.keys() - records)]
     readable = [s for s in shards if {shard_file(s["shard"]), index_file(s["shard"])} <= present]

@@ -9,7 +9,7 @@ import click
 @click.argument("output")
 def versions_(output: str) -> None:
     """List the versions in OUTPUT: when, images, patches, size, the change, and which one is published."""
-    from pipeline.history import describe_versions
+    from pipeline.versions.history import describe_versions
 
     print(describe_versions(output))
 
@@ -32,11 +32,11 @@ def diff(output: str, a: str, b: str) -> None:
 @click.option("--wait", is_flag=True, help="Wait for a build that writes to OUTPUT.")
 def publish(output: str, version: str, wait: bool) -> None:
     """Make VERSION the one that everybody reads, for example one that a gate held back."""
-    from pipeline import history, lease, versions
+    from pipeline.versions import history, lease, lifecycle
 
     with lease.hold(output, wait) as held:
         failed = history.failed_gates(history.checked(output, version))
-        versions.publish(output, version, held, by="publish")
+        lifecycle.publish(output, version, held, by="publish")
     print(f"published {version}" + (f", which did not pass {failed}" if failed else ""))
 
 
@@ -45,7 +45,7 @@ def publish(output: str, version: str, wait: bool) -> None:
 @click.option("--wait", is_flag=True, help="Wait for a build that writes to OUTPUT.")
 def rollback(output: str, wait: bool) -> None:
     """Publish the version that was published before; builds do not publish the present one again by themselves."""
-    from pipeline import history, lease
+    from pipeline.versions import history, lease
 
     with lease.hold(output, wait) as held:
         now, was = history.roll_back(output, held)
@@ -59,14 +59,14 @@ def rollback(output: str, wait: bool) -> None:
 @click.option("--delete", is_flag=True, help="Do it; without it is only shown what would be removed.")
 def prune(output: str, keep: int, keep_days: float, delete: bool) -> None:
     """Remove old versions of OUTPUT, never the published one. Files that other versions share stay there."""
-    from pipeline import history, lease, versions
+    from pipeline.versions import history, lease, lifecycle
 
     with lease.hold(output):
         names = history.superfluous(output, keep, keep_days)
         for name in names:
             freed = history.own_bytes(output, name) / 1e6
             if delete:
-                versions.remove(output, name)
+                lifecycle.remove(output, name)
             print(f"{'removed' if delete else 'would remove'} {name}: {freed:,.1f} MB of its own")
     if not names:
         print("nothing to remove")

@@ -203,7 +203,7 @@ def test_a_full_disk_costs_the_build_and_nothing_else(night, small_disk):
 def test_the_command_says_that_the_disk_is_full(night, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["patchbeam", "versions", str(night.folder / "out")])
     full = RuntimeError("OSError: [Errno 28] No space left on device [while running 'WriteShards/ParDo(_Write)']")
-    monkeypatch.setattr("pipeline.history.describe_versions", lambda _: (_ for _ in ()).throw(full))
+    monkeypatch.setattr("pipeline.versions.history.describe_versions", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(SystemExit) as ended:
         cli.run()
     assert ended.value.code == 1

@@ -17,7 +17,6 @@ import tifffile
 
 import pipeline
 from pipeline import build as building
-from pipeline import versions
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
@@ -26,6 +25,7 @@ from pipeline.inputs.slices import slices_of
 from pipeline.planning import inspect_images
 from pipeline.runners import parse_options
 from pipeline.verify import verify
+from pipeline.versions import lifecycle
 
 REPO = pathlib.Path(__file__).parent.parent
 ONE_WORKER = ["--direct_num_workers=1"]
@@ -368,7 +368,7 @@ def test_too_many_rejections_publish_nothing_and_a_higher_limit_reuses_the_shard
     root, _, _ = bad_images
     with pytest.raises(TooManyRejectedError, match=r"5 of 11 images have rejections .*max_rejected: 0\.01 allows 1"):
         run(configure(root, tmp_path / "out"))
-    assert versions.latest(str(tmp_path / "out")) is None
+    assert lifecycle.latest(str(tmp_path / "out")) is None
     outcome = run(configure(root, tmp_path / "out", max_rejected=0.5))
     assert outcome.manifest["counters"] == {"images_opened": 11, "shards_reused": 2}
     assert verify(open_dataset(str(tmp_path / "out")), threads=1) == []

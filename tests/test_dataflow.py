@@ -21,10 +21,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
 
-from pipeline import cli, summary, versions
+from pipeline import cli
 from pipeline.build import build
 from pipeline.config import load_config
 from pipeline.runners import is_local, parse_options
+from pipeline.versions import lifecycle, summary
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy" / "dataflow"
@@ -312,7 +313,7 @@ def test_a_build_publishes_what_the_launcher_had_written_and_then_there_is_no_jo
     options = parse_options(["--direct_num_workers=1"])
 
     folder = launcher.submit(small, options)
-    assert versions.latest(small.output.path) is None
+    assert lifecycle.latest(small.output.path) is None
 
     outcome = build(small, options)
     assert outcome.folder == folder

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_build import configure, run
 
-from pipeline import gates, history, lease, storage, versions
+from pipeline import gates, storage
 from pipeline.config import Config, Gates
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.elements import FORMAT, shard_file
@@ -20,6 +20,7 @@ from pipeline.errors import HeldBackError
 from pipeline.gates import judge
 from pipeline.leakage import find_groups, find_same_files
 from pipeline.verify import verify
+from pipeline.versions import history, lease, lifecycle
 from transforms import moments
 
 NAME = "20260101T000000Z-abababab"
@@ -39,14 +40,14 @@ def version(folder, patches=100, labels=None, pixels=None, images=10, rejected=0
     channels = moments.describe(moments.measure(pixels)) if pixels is not None else []
     patches = len(pixels) if pixels is not None else patches
     split = {"patches": patches, "labels": labels or {}, "channels": channels}
-    out, folder = str(folder), versions.folder_of(str(folder), NAME)
+    out, folder = str(folder), lifecycle.folder_of(str(folder), NAME)
     storage.write_bytes(f"{folder}/statistics.json", json.dumps({"splits": {"train": split}}).encode())
     size = list(pixels.shape[1:3]) if pixels is not None else 256
     config = Config.model_validate({"input": {"images": "a"}, "output": {"path": "b"}, "patch": {"size": size}})
     account = {"images": images, "images_rejected": rejected}
     manifest = {"accounts": account, "splits": {"train": {"images": images}}, "format": FORMAT}
     manifest["config"] = config.model_dump(mode="json")
-    return Dataset(folder, versions.complete(out, NAME, manifest), config)
+    return Dataset(folder, lifecycle.complete(out, NAME, manifest), config)
 
 
 def verdicts(new, published, **strict):
@@ -155,7 +156,7 @@ def test_a_published_version_that_cannot_be_read_holds_back(tmp_path):
 
     del manifest["checksum"]
     manifest["config"]["a_key_that_is_no_more"] = 1
-    versions.complete(str(tmp_path / "old"), NAME, manifest)
+    lifecycle.complete(str(tmp_path / "old"), NAME, manifest)
     assert not verdicts(new, old, patches={"min": 0.1})["patches"].passed
 
 
@@ -235,7 +236,7 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     assert str(caught.value).endswith(
         f"\n{first.manifest['version']} stays published; patchbeam publish {out} {name} publishes it anyway"
     )
-    assert versions.latest(out) == first.manifest["version"]
+    assert lifecycle.latest(out) == first.manifest["version"]
     held_back = open_dataset(out, name)
     assert verify(held_back, 2) == []
     assert [verdict["gate"] for verdict in held_back.manifest["gates"] if not verdict["passed"]] == ["drift.mean"]
@@ -247,7 +248,7 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     assert [entry.name for entry in history.list_versions(out)] == [first.manifest["version"], name]
 
     with lease.hold(out) as held:
-        versions.publish(out, name, held, by="publish")
+        lifecycle.publish(out, name, held, by="publish")
     assert run(config).unchanged
 
 
@@ -259,7 +260,7 @@ def test_gates_that_are_loosened_let_a_version_pass_without_building_it_again(im
         run(config)
     passed = run(configure(images, tmp_path / "out", gates={"drift": {"mean": 10}}))
     assert not passed.built
-    assert passed.manifest["version"] == caught.value.manifest["version"] == versions.latest(config.output.path)
+    assert passed.manifest["version"] == caught.value.manifest["version"] == lifecycle.latest(config.output.path)
     assert [(verdict["gate"], verdict["passed"]) for verdict in passed.manifest["gates"]] == [("drift.mean", True)]
     assert open_dataset(config.output.path).manifest == passed.manifest
 
@@ -272,7 +273,7 @@ def test_a_build_that_died_before_the_gates_is_asked_by_the_next_one(images, tmp
         patch.setattr("pipeline.gates.judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    _, name = versions.complete_versions(config.output.path)
+    _, name = lifecycle.complete_versions(config.output.path)
     assert "gates" not in open_dataset(config.output.path, name).manifest
     with pytest.raises(HeldBackError):
         run(config)

@@ -12,9 +12,10 @@ import time
 
 import pytest
 
-from pipeline import lease, storage, versions
+from pipeline import storage
 from pipeline.errors import BusyError, ConfigError, LeaseLostError
-from pipeline.lease import Owner
+from pipeline.versions import lease, lifecycle
+from pipeline.versions.lease import Owner
 
 NAME = "20240101T000000Z-abababab"
 HOLD = """
@@ -146,7 +147,7 @@ def test_a_build_that_lost_its_lease_cannot_publish_and_takes_nothing_away(out):
             held.publish(NAME)
         with pytest.raises(LeaseLostError):
             held.renew()
-    assert versions.latest(out) is None
+    assert lifecycle.latest(out) is None
     assert json.loads(storage.read_bytes(f"{out}/LEASE"))["id"] == other.id
 
 
@@ -156,12 +157,12 @@ def test_a_pointer_that_somebody_moved_in_between_stays_there(out):
         storage.write_bytes(f"{out}/LATEST", f"{other}\n".encode())
         with pytest.raises(LeaseLostError, match=rf"moved by somebody else .* patchbeam publish {out} {NAME}"):
             held.publish(NAME)
-    assert versions.latest(out) == other
+    assert lifecycle.latest(out) == other
     with lease.hold(out) as held:
         held.publish(NAME)
         held.publish(other)
         held.publish(NAME)
-    assert versions.latest(out) == NAME
+    assert lifecycle.latest(out) == NAME
 
 
 def test_an_output_that_cannot_be_written_is_a_configuration_error(tmp_path):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pipeline import lease, versions
-from pipeline.progress import Progress, Receipts, describe_output, look
+from pipeline.cli.progress_bar import describe_output
+from pipeline.versions import lease, lifecycle
+from pipeline.versions.progress import Progress, Receipts, look
 
 NAME = "20250101T000000Z-abababab"
 
@@ -45,8 +46,8 @@ def test_shards_patches_and_rejections_come_from_receipts_which_are_read_once(bu
 
 def test_what_is_published_is_told_beside_what_is_being_built(building, tmp_path):
     out, _, _ = building
-    name, _ = versions.begin(out, "ab" * 32, "ab" * 32)
-    versions.complete(out, name, {})
+    name, _ = lifecycle.begin(out, "ab" * 32, "ab" * 32)
+    lifecycle.complete(out, name, {})
     with lease.hold(out) as held:
-        versions.publish(out, name, held)
+        lifecycle.publish(out, name, held)
     assert describe_output(out) == f"published {NAME}\nbuilding  nothing"

@@ -11,11 +11,11 @@ import pytest
 import tifffile
 from test_build import checksums, configure, run
 
-from pipeline import history, lease, versions
 from pipeline.compare import compare_images
 from pipeline.dataset import open_dataset
 from pipeline.errors import ConfigError, WithdrawnError
 from pipeline.verify import verify
+from pipeline.versions import history, lease, lifecycle
 
 heavy = functools.partial(pytest.param, marks=pytest.mark.heavy)
 rng = np.random.default_rng(0)
@@ -192,7 +192,7 @@ def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, t
     assert (now, was) == tuple(outcome.manifest["version"] for outcome in (first, second))
     with pytest.raises(WithdrawnError, match=rf"taken back at .*patchbeam publish {out} {was} publishes it again"):
         run(config)
-    assert versions.latest(out) == now
+    assert lifecycle.latest(out) == now
     with lease.hold(out) as held, pytest.raises(ConfigError, match="nothing that is still there was published before"):
         history.roll_back(out, held)
     difference = compare_images(open_dataset(out, now), open_dataset(out, was))
@@ -201,11 +201,11 @@ def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, t
     }  # fmt: skip
     assert difference["removed"].patches == 6
     with lease.hold(out) as held:
-        versions.publish(out, was, held, by="publish")
+        lifecycle.publish(out, was, held, by="publish")
     assert run(config).unchanged
     assert [entry.status for entry in history.list_versions(out)] == ["earlier", "published"]
     assert history.superfluous(out, keep=0, keep_days=-1) == [now]
     assert history.superfluous(out, keep=5, keep_days=-1) == history.superfluous(out, keep=0, keep_days=1) == []
-    versions.remove(out, now)
+    lifecycle.remove(out, now)
     assert verify(open_dataset(out), 2) == []
     assert "held back" not in history.describe_versions(out)

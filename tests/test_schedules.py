@@ -26,9 +26,10 @@ from google.protobuf import json_format
 from PIL import Image
 
 import pipeline
-from pipeline import cli, lease, versions
+from pipeline import cli
 from pipeline.errors import Exit
 from pipeline.runners import is_local, parse_options
+from pipeline.versions import lease, lifecycle
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -383,7 +384,7 @@ def test_airflow_builds(airflow, nightly):
     program = str(pathlib.Path(sys.executable).with_name("patchbeam"))
     variables = {"AIRFLOW_VAR_PATCHBEAM_PROGRAM": program, "AIRFLOW_VAR_PATCHBEAM_CONFIGURATION": str(nightly)}
     airflow("airflow", "dags", "test", "patchbeam_nightly", **variables)
-    assert versions.latest(str(nightly.parent / "out"))
+    assert lifecycle.latest(str(nightly.parent / "out"))
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------
@@ -415,13 +416,13 @@ def test_the_command_lines_of_systemd_and_cron_build_and_publish(nightly):
     assert not re.search(r"(^|\s)/(opt|etc|var)/", here(EXEC_START + CRON_LINE))
 
     subprocess.run(shlex.split(here(EXEC_START)), cwd=nightly.parent, check=True, timeout=250)
-    published = versions.latest(str(nightly.parent / "out"))
+    published = lifecycle.latest(str(nightly.parent / "out"))
     assert published
 
     (nightly.parent / "images" / "0.png").unlink()
     (job,) = crontab.CronTab(tab=CRONTAB, user=False)
     subprocess.run(["/bin/sh", "-c", here(job.command)], check=True, timeout=250)
-    assert versions.latest(str(nightly.parent / "out")) not in (None, published)
+    assert lifecycle.latest(str(nightly.parent / "out")) not in (None, published)
     assert "dataset " in (nightly.parent / "nightly.log").read_text()
     assert (nightly.parent / "patchbeam_nightly.prom").exists()
 

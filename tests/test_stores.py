@@ -18,7 +18,7 @@ import servers
 import tifffile
 
 import pipeline
-from pipeline import errors, lease, runs, storage
+from pipeline import errors, runs, storage
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.dataset import open_dataset
@@ -28,6 +28,7 @@ from pipeline.runners import parse_options
 from pipeline.storage import gcs, object_store, range_file, s3
 from pipeline.storage.object_store import objects_below, retry, store_of
 from pipeline.verify import verify
+from pipeline.versions import lease
 from transforms.grid import Box
 
 MINIO = os.environ.get("PATCHBEAM_MINIO")

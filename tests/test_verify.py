@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import versions
 from pipeline.build import build
 from pipeline.dataset import open_dataset
 from pipeline.elements import FORMAT
 from pipeline.errors import UsageError
 from pipeline.runners import parse_options
 from pipeline.verify import verify
+from pipeline.versions import lifecycle
 
 SHARD, INDEX = "patches-train.tfrecord-00000-of-00001", "index/train-00000-of-00001.parquet"
 
@@ -107,7 +107,7 @@ def test_accounts_that_do_not_add_up_are_found(copy):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="was changed after it was written"):
         problems(copy)
-    manifest["checksum"] = versions._checksum(manifest)  # as a build that adds up wrongly would write it
+    manifest["checksum"] = lifecycle._checksum(manifest)  # as a build that adds up wrongly would write it
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert len(problems(copy)) == 2
 

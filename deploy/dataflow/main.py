@@ -14,12 +14,13 @@ import sys
 import tempfile
 from typing import Any
 
-from pipeline import lease, storage
+from pipeline import storage
 from pipeline.build import begin, find_previous, make_pipeline, unchanged
 from pipeline.config import Config, load_config
 from pipeline.errors import UsageError
 from pipeline.inputs.listing import find_images
 from pipeline.runners import parse_options
+from pipeline.versions import lease
 
 
 def main(arguments: list[str] | None = None) -> None:

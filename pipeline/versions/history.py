@@ -6,10 +6,11 @@ import datetime
 import os
 from typing import Any, NamedTuple
 
-from pipeline import storage, versions
+from pipeline import storage
 from pipeline.elements import FORMAT, READABLE
 from pipeline.errors import DatasetError
-from pipeline.lease import Lease
+from pipeline.versions import lifecycle
+from pipeline.versions.lease import Lease
 
 
 class Entry(NamedTuple):
@@ -28,10 +29,10 @@ class Entry(NamedTuple):
 
 def list_versions(out: str) -> list[Entry]:
     """The complete versions, from the oldest to the newest."""
-    latest, taken_back = versions.latest(out), versions.withdrawn(out)
-    published = {note["version"] for note in versions.publications(out)}
+    latest, taken_back = lifecycle.latest(out), lifecycle.withdrawn(out)
+    published = {note["version"] for note in lifecycle.publications(out)}
     found = []
-    for name in versions.complete_versions(out):
+    for name in lifecycle.complete_versions(out):
         status = "earlier" if name in published else "held back"
         status = "withdrawn" if name in taken_back else status
         found.append(Entry(name, _manifest(out, name), "published" if name == latest else status))
@@ -45,7 +46,7 @@ def failed_gates(manifest: dict[str, Any] | None) -> str:
 
 def _manifest(out: str, name: str) -> dict[str, Any] | None:
     try:
-        manifest = versions.read_manifest(versions.folder_of(out, name))
+        manifest = lifecycle.read_manifest(lifecycle.folder_of(out, name))
     except DatasetError:
         return None
     return manifest if manifest and manifest.get("format") in READABLE else None
@@ -94,10 +95,10 @@ def checked(out: str, name: str) -> dict[str, Any]:
     Raises:
         DatasetError: if there is no such version, it is not complete, was changed, or is of another format.
     """
-    if not versions.is_complete(out, name):
-        complete = ", ".join(versions.complete_versions(out)) or "none"
+    if not lifecycle.is_complete(out, name):
+        complete = ", ".join(lifecycle.complete_versions(out)) or "none"
         raise DatasetError(f"{out}: {name} is no complete version; there are {complete}")
-    manifest = versions.read_manifest(versions.folder_of(out, name)) or {}
+    manifest = lifecycle.read_manifest(lifecycle.folder_of(out, name)) or {}
     if (written := manifest.get("format")) not in READABLE:
         raise DatasetError(
             f"{out}: {name} has format {written}, this patchbeam publishes formats {min(READABLE)} to {FORMAT}"
@@ -114,15 +115,15 @@ def roll_back(out: str, held: Lease) -> tuple[str, str]:
     Raises:
         DatasetError: if there is none.
     """
-    latest = versions.latest(out)
-    notes = [note["version"] for note in versions.publications(out)]
-    taken_back = versions.withdrawn(out)
+    latest = lifecycle.latest(out)
+    notes = [note["version"] for note in lifecycle.publications(out)]
+    taken_back = lifecycle.withdrawn(out)
     before = notes[: len(notes) - 1 - notes[::-1].index(latest)] if latest in notes else []
-    good = [name for name in before if name != latest and name not in taken_back and versions.is_complete(out, name)]
+    good = [name for name in before if name != latest and name not in taken_back and lifecycle.is_complete(out, name)]
     if latest is None or not good:
         raise DatasetError(f"{out}: nothing that is still there was published before {latest or 'the first build'}")
     checked(out, good[-1])
-    versions.publish(out, good[-1], held, by="rollback", withdrawn=latest)
+    lifecycle.publish(out, good[-1], held, by="rollback", withdrawn=latest)
     return good[-1], latest
 
 
@@ -131,7 +132,7 @@ def superfluous(out: str, keep: int, keep_days: float) -> list[str]:
 
     What is being built is not among them.
     """
-    latest, names = versions.latest(out), versions.complete_versions(out)
+    latest, names = lifecycle.latest(out), lifecycle.complete_versions(out)
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=keep_days)
     old = [name for name in names[: max(0, len(names) - keep)] if name[:16] < since.strftime("%Y%m%dT%H%M%SZ")]
     return [name for name in old if name != latest]
@@ -139,7 +140,7 @@ def superfluous(out: str, keep: int, keep_days: float) -> list[str]:
 
 def own_bytes(out: str, name: str) -> int:
     """Bytes of a version that no other name of the same files keeps; in a store, where there are none, all of them."""
-    folder = versions.folder_of(out, name)
+    folder = lifecycle.folder_of(out, name)
     paths = [storage.join(folder, below) for below in storage.files_below(folder)]
     if storage.is_local(folder):
         return sum(status.st_size for status in map(os.stat, paths) if status.st_nlink == 1)

@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.elements import FORMAT, READABLE
 from pipeline.errors import DatasetError
-from pipeline.lease import Lease, utc
+from pipeline.versions.lease import Lease, utc
 
 MANIFEST = "manifest.json"
 WORK = "work"

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.graphs import Write
 from pipeline.shards.receipts import Sums
+from pipeline.versions.normalization import Write
 from transforms import moments
 
 

@@ -1,6 +1,6 @@
 """The tf-transform analysis of a build, as a program: moments of shards on its input, graphs in a folder.
 
-``python -m pipeline.normalization FOLDER`` reads ``{"size", "channels", "dtype", "rows"}`` as JSON and writes
+``python -m pipeline.versions.normalization_program FOLDER`` reads ``{"size", "channels", "dtype", "rows"}`` as JSON and writes
 
 - ``transform_fn`` and ``transformed_metadata``, for ``tft.TFTransformOutput(FOLDER)``;
 - ``normalize``, a SavedModel that takes raw patches and nothing else, for TensorFlow without tf-transform.

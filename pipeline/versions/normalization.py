@@ -24,7 +24,7 @@ Write = Callable[[str, Config, Rows], None]
 
 @contextlib.contextmanager
 def graphs_program(ahead: bool) -> Iterator[Write]:
-    """Runs ``pipeline.normalization``, and ends it with the block.
+    """Runs ``pipeline.versions.normalization_program``, and ends it with the block.
 
     Args:
         ahead: whether it starts now. Its imports take ten seconds, which pass while images are cut; and half a
@@ -37,7 +37,7 @@ def graphs_program(ahead: bool) -> Iterator[Write]:
     """
     environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryDirectory() as local, tempfile.TemporaryFile("w+") as log:
-        program = [sys.executable, "-m", "pipeline.normalization", local]
+        program = [sys.executable, "-m", "pipeline.versions.normalization_program", local]
         start = functools.partial(
             subprocess.Popen, program, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, text=True
         )
