@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # lazily: TensorFlow takes seconds to import, and a wrong configuration answers without it
-        from pipeline.dataset import load
+        from pipeline.dataset.reading import load
 
         return load
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -12,9 +12,10 @@ import apache_beam as beam
 import pyarrow as pa
 from pydantic import ValidationError
 
-from pipeline import errors, gates, storage
+from pipeline import errors, storage
 from pipeline.config import Config, Gates
-from pipeline.dataset import SHARDS, Dataset
+from pipeline.dataset import gates
+from pipeline.dataset.reading import SHARDS, Dataset
 from pipeline.elements import FORMAT, Previous, digest_of_values, files_of
 from pipeline.errors import TRANSIENT, TooManyRejectedError, WithdrawnError
 from pipeline.inputs.listing import Listing, find_images

@@ -129,7 +129,7 @@ def retry(
 
     For files that were repaired since; with the configuration that DATASET was built with, from the same folder.
     """
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset.reading import open_dataset
 
     def prepare(run: Run) -> tuple[Config, Any]:
         built = open_dataset(dataset).manifest["config"]
@@ -158,9 +158,9 @@ def plan(**arguments: Any) -> None:
 @click.option("--sheets", metavar="FOLDER", default=".", help="Where the contact sheets go; here if not given.")
 def inspect(dataset: str, version: str | None, sheets: str) -> None:
     """Print what DATASET holds, and write a contact sheet (PNG) of sampled patches for each split."""
-    from pipeline.contact_sheet import contact_sheet
-    from pipeline.dataset import open_dataset
-    from pipeline.preview import describe
+    from pipeline.dataset.contact_sheet import contact_sheet
+    from pipeline.dataset.describe import describe
+    from pipeline.dataset.reading import open_dataset
 
     found = open_dataset(dataset, version)
     print(describe(found))
@@ -178,12 +178,12 @@ def inspect(dataset: str, version: str | None, sheets: str) -> None:
 @_takes_version
 def verify(dataset: str, version: str | None) -> None:
     """Read every byte of DATASET again and compare it with its checksums, its index and its manifest."""
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset.reading import open_dataset
     from pipeline.parallel import cores
     from pipeline.quiet import import_tensorflow
 
     import_tensorflow()
-    from pipeline.verify import verify as check
+    from pipeline.dataset.verify import verify as check
 
     found = open_dataset(dataset, version)
     problems = check(found, cores())
@@ -223,12 +223,12 @@ def status(output: str) -> None:
 @click.option("--output", metavar="FILE", required=True, help="The TIFF to write.")
 def stitch(dataset: str, version: str | None, image_id: str, output: str, **how: Any) -> None:
     """Put an image of DATASET together, from its patches or from predictions, as a tiled pyramidal TIFF."""
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset.reading import open_dataset
     from pipeline.quiet import import_tensorflow
 
     found = open_dataset(dataset, version)
     import_tensorflow()
-    from pipeline.stitching import stitch_image
+    from pipeline.dataset.stitch import stitch_image
 
     stitched = stitch_image(found, image_id, output, **how)
     height, width, channels = stitched.shape

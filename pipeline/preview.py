@@ -10,7 +10,6 @@ import apache_beam as beam
 
 from pipeline.build import find_previous, plan_flow
 from pipeline.config import Config
-from pipeline.dataset import Dataset
 from pipeline.inputs.listing import find_images
 from pipeline.parallel import cores
 from pipeline.planning.geometry import WINDOW_BYTES, pixel_bytes
@@ -76,39 +75,3 @@ def _rejections(work: str, images: int) -> list[str]:
     counts = collections.Counter(row["reason"] for row in rows)
     examples = {row["reason"]: f"{row['image_id']}: {row['message']}" for row in reversed(rows)}
     return [f"rejected  {count:,} x {reason}, e.g. {examples[reason]}" for reason, count in counts.most_common()]
-
-
-def describe(dataset: Dataset) -> str:
-    """Splits, counts, labels, statistics and features of a dataset."""
-    manifest, statistics = dataset.manifest, dataset.statistics()
-    config, account = manifest["config"], manifest["accounts"]
-    height, width = config["patch"]["size"]
-    form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
-    names = [f"meta/{name}" for name in dataset.config.input.columns or ()] + dataset.config.beside
-    further = "".join(f", {name}" for name in names)
-    lines = [
-        f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
-        f"folder    {dataset.folder}",
-        f"patches   {height} x {width} x {form}",
-        f"accounts  {account['planned']:,} planned = {account['written']:,} written + {account['filtered']:,} filtered "
-        f"+ {account['rejected']:,} rejected",
-        f"features  image, shape, dtype, key, image_id, level, row, col, label, group{further}",
-    ]
-    for split, facts in manifest["splits"].items():
-        lines.append("")
-        lines.append(
-            f"{split}: {facts['patches']:,} patches of {facts['images']:,} images in {facts['shards']} shards, "
-            f"{facts['bytes'] / 1e6:,.1f} MB"
-        )
-        labels = ", ".join(
-            f"{name or '(none)'} {count:,}" for name, count in list(statistics["splits"][split]["labels"].items())[:20]
-        )
-        lines.append(f"  labels   {labels or '-'}")
-        for number, channel in enumerate(statistics["splits"][split]["channels"]):
-            if channel["count"]:
-                low, median, high = (channel["quantiles"][q] for q in ("0.01", "0.5", "0.99"))
-                lines.append(
-                    f"  channel {number}  mean {channel['mean']:.6g}  std {channel['std']:.6g}  min {channel['min']:g}"
-                    f"  1% {low:g}  median {median:g}  99% {high:g}  max {channel['max']:g}"
-                )
-    return "\n".join(lines)

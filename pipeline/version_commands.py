@@ -20,8 +20,8 @@ def versions_(output: str) -> None:
 @click.argument("b", metavar="B")
 def diff(output: str, a: str, b: str) -> None:
     """Print what differs between the versions A and B of OUTPUT: images, patches, labels, statistics."""
-    from pipeline.compare import describe_difference
-    from pipeline.dataset import open_dataset
+    from pipeline.dataset.compare import describe_difference
+    from pipeline.dataset.reading import open_dataset
 
     print(describe_difference(open_dataset(output, a), open_dataset(output, b)))
 

@@ -16,8 +16,8 @@ import pytest
 from test_build import REPO, checksums, configure
 
 from pipeline import cli
-from pipeline.dataset import open_dataset
-from pipeline.verify import verify
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 
 # Starts builds as processes of their own, from one that has imported everything: TensorFlow takes ten seconds.
 BUILDER = """

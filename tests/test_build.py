@@ -19,12 +19,12 @@ import pipeline
 from pipeline import build as building
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.errors import ConfigError, TooManyRejectedError, Unreadable
 from pipeline.inputs.slices import slices_of
 from pipeline.planning import inspect_images
 from pipeline.runners import parse_options
-from pipeline.verify import verify
 from pipeline.versions import lifecycle
 
 REPO = pathlib.Path(__file__).parent.parent

@@ -16,7 +16,7 @@ import tifffile
 from test_build import REPO, checksums, configure, read_index
 
 from pipeline import storage
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
 
 
 def patchbeam(*arguments, **options):

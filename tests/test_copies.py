@@ -15,11 +15,11 @@ from test_build import ONE_WORKER, checksums, read_index
 import pipeline
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.elements import digest
 from pipeline.planning import geometry as planning
 from pipeline.runners import parse_options
-from pipeline.verify import verify
 from transforms.augment import Augmenter, Change, Ranges
 from transforms.crops import crop_start
 from transforms.stain import density, macenko

@@ -10,7 +10,7 @@ MODULES = [
     "transforms.stitch",
     "transforms.taps",
     "transforms.polygons",
-    "pipeline.pyramid",
+    "pipeline.dataset.tiff_pyramid",
     "transforms.pixels",
     "transforms.moments",
     "transforms.quality",

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from pipeline.drift import infinity_norm, jensen_shannon_divergence, to_proto
+from pipeline.dataset.drift import infinity_norm, jensen_shannon_divergence, to_proto
 from transforms import moments
 
 

@@ -13,12 +13,12 @@ from test_build import ONE_WORKER, checksums, patches_of, read_index
 
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.errors import TooManyRejectedError
 from pipeline.planning import geometry as planning
 from pipeline.runners import parse_options
 from pipeline.shards import write_shards
-from pipeline.verify import verify
 from transforms import quality
 
 SIZE = 32

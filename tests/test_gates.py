@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 from test_build import configure, run
 
-from pipeline import gates, storage
+from pipeline import storage
 from pipeline.config import Config, Gates
-from pipeline.dataset import Dataset, open_dataset
+from pipeline.dataset import gates
+from pipeline.dataset.gates import judge
+from pipeline.dataset.leakage import find_groups, find_same_files
+from pipeline.dataset.reading import Dataset, open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.elements import FORMAT, shard_file
 from pipeline.errors import HeldBackError
-from pipeline.gates import judge
-from pipeline.leakage import find_groups, find_same_files
-from pipeline.verify import verify
 from pipeline.versions import history, lease, lifecycle
 from transforms import moments
 
@@ -270,7 +271,7 @@ def test_a_build_that_died_before_the_gates_is_asked_by_the_next_one(images, tmp
     run(config)
     write_png(images / "a/99.png", np.full((200, 200, 3), 255, np.uint8))
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.gates.judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pipeline.dataset.gates.judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)
     _, name = lifecycle.complete_versions(config.output.path)

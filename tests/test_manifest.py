@@ -19,13 +19,13 @@ import tensorflow_datasets as tfds
 import pipeline
 from pipeline.build import build
 from pipeline.config import Config, Input
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import _check_record, verify
 from pipeline.elements import meta_of
 from pipeline.errors import ConfigError
 from pipeline.inputs.listing import check_inputs, find_images, list_images, make_listing
 from pipeline.inputs.manifest import read_manifest, with_columns
 from pipeline.runners import parse_options
-from pipeline.verify import _check_record, verify
 from transforms.example import PatchRecord, to_example
 
 ROWS = [

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
 from pipeline.readers import open_image
 from transforms.grid import Box
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.stitch import stitch_image
+from pipeline.dataset.verify import verify
 from pipeline.errors import UsageError
 from pipeline.runners import parse_options
-from pipeline.stitching import stitch_image
-from pipeline.verify import verify
 from transforms.centred import centred_start
 
 SHAPE = (60, 90)

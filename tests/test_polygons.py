@@ -16,14 +16,14 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline.build import build
 from pipeline.config import Config, Input
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
 from pipeline.inputs.geojson import Placing
 from pipeline.readers.rasters import open_raster
 from pipeline.runners import parse_options
 from pipeline.shards.open_image import OpenImage
-from pipeline.verify import verify
 from transforms.grid import Box
 from transforms.polygons import fill
 

@@ -14,10 +14,10 @@ import tifffile
 import pipeline
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.stitch import stitch_image
+from pipeline.dataset.verify import verify
 from pipeline.runners import parse_options
-from pipeline.stitching import stitch_image
-from pipeline.verify import verify
 
 SIZES = {"a": (90, 133), "b": (61, 47)}
 

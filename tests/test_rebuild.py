@@ -11,10 +11,10 @@ import pytest
 import tifffile
 from test_build import checksums, configure, run
 
-from pipeline.compare import compare_images
-from pipeline.dataset import open_dataset
+from pipeline.dataset.compare import compare_images
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.errors import ConfigError, WithdrawnError
-from pipeline.verify import verify
 from pipeline.versions import history, lease, lifecycle
 
 heavy = functools.partial(pytest.param, marks=pytest.mark.heavy)

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.build import build
 from pipeline.config import Config, Input
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.elements import ImageRef
 from pipeline.errors import Unreadable
 from pipeline.planning.inspect_images import inspect_image
 from pipeline.readers.rescaled import open_to_scale
 from pipeline.runners import parse_options
-from pipeline.verify import verify
 from transforms.grid import Box, source_index
 from transforms.taps import area_taps, scaled_length
 

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from pipeline.build import build
 from pipeline.cli import main
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.stitch import stitch_image
+from pipeline.dataset.tiff_pyramid import halved, write_pyramid
 from pipeline.errors import UsageError
-from pipeline.pyramid import halved, write_pyramid
 from pipeline.runners import parse_options
-from pipeline.stitching import stitch_image
 
 SIZE = (700, 1300)
 

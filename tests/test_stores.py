@@ -21,13 +21,13 @@ import pipeline
 from pipeline import errors, runs, storage
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.errors import TransientError, UsageError
 from pipeline.readers import open_image
 from pipeline.runners import parse_options
 from pipeline.storage import gcs, object_store, range_file, s3
 from pipeline.storage.object_store import objects_below, retry, store_of
-from pipeline.verify import verify
 from pipeline.versions import lease
 from transforms.grid import Box
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.build import build
-from pipeline.dataset import open_dataset
+from pipeline.dataset.reading import open_dataset
+from pipeline.dataset.verify import verify
 from pipeline.elements import FORMAT
 from pipeline.errors import UsageError
 from pipeline.runners import parse_options
-from pipeline.verify import verify
 from pipeline.versions import lifecycle
 
 SHARD, INDEX = "patches-train.tfrecord-00000-of-00001", "index/train-00000-of-00001.parquet"

@@ -345,7 +345,7 @@ class Workers(_Section):
 
 
 class Distances(_Section):
-    """How far the shares of the labels may move, see ``pipeline/drift.py``."""
+    """How far the shares of the labels may move, see ``pipeline/dataset/drift.py``."""
 
     infinity_norm: Annotated[Number, Field(ge=0, le=1)] | None = None
     jensen_shannon_divergence: Annotated[Number, Field(ge=0, le=1)] | None = None
@@ -361,7 +361,7 @@ class Drift(_Section):
 
 
 class Gates(_Section):
-    """What a version has to pass before it is published, see ``pipeline/gates.py``."""
+    """What a version has to pass before it is published, see ``pipeline/dataset/gates.py``."""
 
     verify: bool = False
     rejected: Annotated[Number, Field(ge=0, le=1)] | None = None

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.dataset import Dataset
+from pipeline.dataset.reading import Dataset
 
 _SHOWN = 5
 

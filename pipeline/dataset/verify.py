@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.dataset import SHARDS, Dataset
+from pipeline.dataset.reading import SHARDS, Dataset
 from pipeline.elements import index_file, receipt_file, regions_file, shard_file
 from pipeline.storage.tfrecord import read_record
 from pipeline.versions import lifecycle

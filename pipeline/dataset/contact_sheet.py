@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import storage
-from pipeline.dataset import Dataset
+from pipeline.dataset.reading import Dataset
 from pipeline.elements import digest, index_file, shard_file
 
 _COLUMNS, _ROWS, _CELL, _GAP = 8, 6, 128, 4

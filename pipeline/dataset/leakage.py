@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.dataset import Dataset
+from pipeline.dataset.reading import Dataset
 from pipeline.elements import index_file, shard_file
 from pipeline.storage.files import digest_of
 from transforms.alike import CELLS, fingerprint, grey, pairs_within, shares

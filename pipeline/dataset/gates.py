@@ -13,7 +13,7 @@ patches, patches_per_label       the number of patches of every split, or of eve
 drift.mean                       the mean of every channel moved by at most so many standard deviations
 drift.std                        the standard deviation of every channel changed by at most this part of it
 drift.jensen_shannon_divergence  the histogram of every channel is at most so far from the published one
-drift.labels.*                   so are the shares of the labels; the distances are those of ``pipeline.drift``
+drift.labels.*                   so are the shares of the labels; the distances are those of ``pipeline.dataset.drift``
 leakage                          no group and no file is in two splits; ``perceptual``: and no images that look alike
 ===============================  =====================================================================================
 """
@@ -28,8 +28,8 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from pipeline import storage
 from pipeline.config import Bounds, Distances, Drift, Gates
-from pipeline.dataset import Dataset, open_dataset
-from pipeline.drift import CHANNEL, LABEL, Feature, infinity_norm, jensen_shannon_divergence, to_proto
+from pipeline.dataset.drift import CHANNEL, LABEL, Feature, infinity_norm, jensen_shannon_divergence, to_proto
+from pipeline.dataset.reading import Dataset, open_dataset
 from pipeline.parallel import cores
 
 _SHOWN = 3
@@ -79,7 +79,7 @@ def _verify(new: Dataset) -> Verdict:
     from pipeline.quiet import import_tensorflow
 
     import_tensorflow()
-    from pipeline.verify import verify
+    from pipeline.dataset.verify import verify
 
     problems = verify(new, cores())
     shards = sum(facts["shards"] for facts in new.manifest["splits"].values())
@@ -90,7 +90,7 @@ def _verify(new: Dataset) -> Verdict:
 
 
 def _leakage(new: Dataset, perceptual: bool) -> Verdict:
-    from pipeline import leakage
+    from pipeline.dataset import leakage
 
     images = storage.read_table(storage.join(new.folder, "images.parquet"))
     listing = storage.read_table(storage.join(new.folder, "inputs.parquet"))

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.dataset import Dataset
+from pipeline.dataset.reading import Dataset
+from pipeline.dataset.tiff_pyramid import write_pyramid
 from pipeline.elements import index_file
 from pipeline.errors import UsageError
 from pipeline.planning.geometry import grid_of
-from pipeline.pyramid import write_pyramid
 from transforms.example import patch_key
 from transforms.grid import Box, Cells
 from transforms.stitch import Blend, plan_stitch, stitch_window

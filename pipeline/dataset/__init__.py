@@ -1,0 +1,4 @@
+"""A version read back: to train with, to check, to judge, to show.
+
+Never imports shards, build or the command line.
+"""

@@ -1,0 +1,41 @@
+"""What a dataset holds, as text for people."""
+
+from __future__ import annotations
+
+from pipeline.dataset.reading import Dataset
+
+
+def describe(dataset: Dataset) -> str:
+    """Splits, counts, labels, statistics and features of a dataset."""
+    manifest, statistics = dataset.manifest, dataset.statistics()
+    config, account = manifest["config"], manifest["accounts"]
+    height, width = config["patch"]["size"]
+    form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
+    names = [f"meta/{name}" for name in dataset.config.input.columns or ()] + dataset.config.beside
+    further = "".join(f", {name}" for name in names)
+    lines = [
+        f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
+        f"folder    {dataset.folder}",
+        f"patches   {height} x {width} x {form}",
+        f"accounts  {account['planned']:,} planned = {account['written']:,} written + {account['filtered']:,} filtered "
+        f"+ {account['rejected']:,} rejected",
+        f"features  image, shape, dtype, key, image_id, level, row, col, label, group{further}",
+    ]
+    for split, facts in manifest["splits"].items():
+        lines.append("")
+        lines.append(
+            f"{split}: {facts['patches']:,} patches of {facts['images']:,} images in {facts['shards']} shards, "
+            f"{facts['bytes'] / 1e6:,.1f} MB"
+        )
+        labels = ", ".join(
+            f"{name or '(none)'} {count:,}" for name, count in list(statistics["splits"][split]["labels"].items())[:20]
+        )
+        lines.append(f"  labels   {labels or '-'}")
+        for number, channel in enumerate(statistics["splits"][split]["channels"]):
+            if channel["count"]:
+                low, median, high = (channel["quantiles"][q] for q in ("0.01", "0.5", "0.99"))
+                lines.append(
+                    f"  channel {number}  mean {channel['mean']:.6g}  std {channel['std']:.6g}  min {channel['min']:g}"
+                    f"  1% {low:g}  median {median:g}  99% {high:g}  max {channel['max']:g}"
+                )
+    return "\n".join(lines)
