@@ -28,7 +28,8 @@ from pipeline.planning import inspect_images
 from pipeline.planning.image_rows import read_images
 from pipeline.planning.plan_shards import largest_to_mean, read_plan, shard_patches
 from pipeline.readers import Layout
-from pipeline.runners import make_runner, parse_options
+from pipeline.runners.options import parse_options
+from pipeline.runners.run import make_runner
 
 
 def configure(folder, manifest):

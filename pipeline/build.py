@@ -22,9 +22,10 @@ from pipeline.inputs.listing import Listing, find_images
 from pipeline.inputs.slices import slices_of
 from pipeline.planning.inspect_images import InspectImages
 from pipeline.planning.plan_shards import PlanShards, largest_to_mean, read_plan
-from pipeline.quiet import import_tensorflow
-from pipeline.runners import counters_of, make_runner, run_to_end, threads_per_process
+from pipeline.runners.options import threads_per_process
+from pipeline.runners.run import counters_of, make_runner, run_to_end
 from pipeline.shards import receipts
+from pipeline.tensorflow_import import import_tensorflow
 from pipeline.versions import accounts, lease, lifecycle
 from pipeline.versions.normalization import graphs_program
 from pipeline.versions.progress import watch
@@ -97,7 +98,7 @@ def build(
 
     Args:
         config: what to build.
-        options: Beam's, from :func:`pipeline.runners.parse_options`.
+        options: Beam's, from :func:`pipeline.runners.options.parse_options`.
         show: called with progress, see :func:`pipeline.versions.progress.watch`.
         retry: tries again what the published version rejected.
         fresh: takes nothing over from earlier versions.

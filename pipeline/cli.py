@@ -180,7 +180,7 @@ def verify(dataset: str, version: str | None) -> None:
     """Read every byte of DATASET again and compare it with its checksums, its index and its manifest."""
     from pipeline.dataset.reading import open_dataset
     from pipeline.parallel import cores
-    from pipeline.quiet import import_tensorflow
+    from pipeline.tensorflow_import import import_tensorflow
 
     import_tensorflow()
     from pipeline.dataset.verify import verify as check
@@ -224,7 +224,7 @@ def status(output: str) -> None:
 def stitch(dataset: str, version: str | None, image_id: str, output: str, **how: Any) -> None:
     """Put an image of DATASET together, from its patches or from predictions, as a tiled pyramidal TIFF."""
     from pipeline.dataset.reading import open_dataset
-    from pipeline.quiet import import_tensorflow
+    from pipeline.tensorflow_import import import_tensorflow
 
     found = open_dataset(dataset, version)
     import_tensorflow()
@@ -287,11 +287,11 @@ def _prepare(
     import logging
 
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    from pipeline.runners import is_flink, option_names, parse_options
+    from pipeline.runners.options import is_flink, option_names, parse_options
 
     options = parse_options(list(beam_options), checked.beam)
     if is_flink(options):
-        from pipeline.flink import complete_options
+        from pipeline.runners.flink import complete_options
 
         complete_options(options, option_names(beam_options) | checked.beam.keys())
     return checked, options

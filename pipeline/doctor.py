@@ -126,7 +126,7 @@ def _java() -> Finding:
 
 
 def _devices(config: Config | None) -> Finding:
-    from pipeline.quiet import import_tensorflow
+    from pipeline.tensorflow_import import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf
@@ -143,7 +143,7 @@ def _devices(config: Config | None) -> Finding:
 
 def _flink(options: Mapping[str, Any]) -> Finding:
     """The cluster that the configuration names, and the jar with Beam's runner."""
-    from pipeline.flink import ask
+    from pipeline.runners.flink import ask
 
     jar, master = options.get("flink_job_server_jar"), options.get("flink_master")
     if jar and "://" not in jar and not os.path.exists(jar):

@@ -16,7 +16,8 @@ from pipeline.planning.geometry import WINDOW_BYTES, pixel_bytes
 from pipeline.planning.image_rows import read_images
 from pipeline.planning.placement import patch_bytes
 from pipeline.planning.plan_shards import largest_to_mean, read_plan, shard_patches
-from pipeline.runners import counters_of, make_runner, parse_options, run_to_end, threads_per_process
+from pipeline.runners.options import parse_options, threads_per_process
+from pipeline.runners.run import counters_of, make_runner, run_to_end
 
 # Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
 _IDLE_BYTES = 800 * 10**6

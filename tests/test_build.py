@@ -24,7 +24,7 @@ from pipeline.dataset.verify import verify
 from pipeline.errors import ConfigError, TooManyRejectedError, Unreadable
 from pipeline.inputs.slices import slices_of
 from pipeline.planning import inspect_images
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from pipeline.versions import lifecycle
 
 REPO = pathlib.Path(__file__).parent.parent

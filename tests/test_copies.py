@@ -19,7 +19,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.elements import digest
 from pipeline.planning import geometry as planning
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from transforms.augment import Augmenter, Change, Ranges
 from transforms.crops import crop_start
 from transforms.stain import density, macenko

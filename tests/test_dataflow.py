@@ -24,7 +24,7 @@ from PIL import Image
 from pipeline import cli
 from pipeline.build import build
 from pipeline.config import load_config
-from pipeline.runners import is_local, parse_options
+from pipeline.runners.options import is_local, parse_options
 from pipeline.versions import lifecycle, summary
 
 ROOT = pathlib.Path(__file__).parent.parent

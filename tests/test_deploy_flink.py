@@ -190,7 +190,7 @@ def test_images_are_named_alike_everywhere_and_carry_the_version():
 def test_beam_knows_every_flag(command):
     from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions, StandardOptions
 
-    from pipeline.runners import parse_options
+    from pipeline.runners.options import parse_options
 
     options = parse_options(command[command.index("--") + 1 :])
     assert options.view_as(StandardOptions).runner == "FlinkRunner"
@@ -315,7 +315,10 @@ def test_the_pool_starts_a_worker_with_what_our_boot_needs(tmp_path):
             said = noted.read_text().split()
         finally:
             pool.kill()
-    assert said[:3] == ["-m", "pipeline.flink_boot", "--id=1-1"] and "--provision_endpoint=localhost:1234" in said
+    assert (
+        said[:3] == ["-m", "pipeline.runners.flink_worker", "--id=1-1"]
+        and "--provision_endpoint=localhost:1234" in said
+    )
 
 
 class Flink(http.server.BaseHTTPRequestHandler):

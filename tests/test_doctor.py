@@ -6,8 +6,9 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from pipeline import doctor, flink
+from pipeline import doctor
 from pipeline.errors import Unreadable
+from pipeline.runners import flink
 from transforms.encoding import encode_patch
 
 

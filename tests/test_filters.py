@@ -17,7 +17,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.errors import TooManyRejectedError
 from pipeline.planning import geometry as planning
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from pipeline.shards import write_shards
 from transforms import quality
 

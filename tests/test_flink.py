@@ -15,10 +15,12 @@ import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, PortableOptions
 from apache_beam.portability.api import beam_job_api_pb2
 
-from pipeline import errors, flink
+from pipeline import errors
 from pipeline.errors import JobFailedError, UsageError
-from pipeline.flink import ask, complete_options, root_cause
-from pipeline.runners import make_runner, option_names, parse_options, run_to_end
+from pipeline.runners import flink
+from pipeline.runners.flink import ask, complete_options, root_cause
+from pipeline.runners.options import option_names, parse_options
+from pipeline.runners.run import make_runner, run_to_end
 
 STATE = beam_job_api_pb2.JobState
 OVERVIEW = {"flink-version": "1.19.3", "taskmanagers": 3, "slots-total": 6, "slots-available": 5}

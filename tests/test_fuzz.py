@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.errors import Reason, TooManyRejectedError
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 
 HEIGHT, WIDTH = 48, 64
 

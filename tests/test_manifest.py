@@ -25,7 +25,7 @@ from pipeline.elements import meta_of
 from pipeline.errors import ConfigError
 from pipeline.inputs.listing import check_inputs, find_images, list_images, make_listing
 from pipeline.inputs.manifest import read_manifest, with_columns
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from transforms.example import PatchRecord, to_example
 
 ROWS = [

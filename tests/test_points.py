@@ -17,7 +17,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.stitch import stitch_image
 from pipeline.dataset.verify import verify
 from pipeline.errors import UsageError
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from transforms.centred import centred_start
 
 SHAPE = (60, 90)

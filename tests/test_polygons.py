@@ -22,7 +22,7 @@ from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
 from pipeline.inputs.geojson import Placing
 from pipeline.readers.rasters import open_raster
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from pipeline.shards.open_image import OpenImage
 from transforms.grid import Box
 from transforms.polygons import fill

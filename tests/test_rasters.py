@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.stitch import stitch_image
 from pipeline.dataset.verify import verify
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 
 SIZES = {"a": (90, 133), "b": (61, 47)}
 

@@ -14,7 +14,7 @@ from test_build import REPO, checksums, configure, no_graphs, run  # noqa: F401 
 
 from pipeline import storage
 from pipeline.build import build
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 
 
 @pytest.fixture

@@ -13,15 +13,16 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.worker import data_plane
 from apache_beam.testing.util import assert_that, equal_to
 
-from pipeline import runners
 from pipeline.errors import ConfigError
-from pipeline.flink import FlinkRunner
-from pipeline.runners import is_local, make_runner, parse_options, threads_per_process
+from pipeline.runners import options
+from pipeline.runners.flink import FlinkRunner
+from pipeline.runners.options import is_local, parse_options, threads_per_process
+from pipeline.runners.run import make_runner
 
 
 @pytest.fixture(autouse=True)
 def six_cores(monkeypatch):
-    monkeypatch.setattr(runners, "cores", lambda: 6)
+    monkeypatch.setattr(options, "cores", lambda: 6)
 
 
 def facts(*flags):

@@ -22,7 +22,7 @@ from pipeline.elements import ImageRef
 from pipeline.errors import Unreadable
 from pipeline.planning.inspect_images import inspect_image
 from pipeline.readers.rescaled import open_to_scale
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from transforms.grid import Box, source_index
 from transforms.taps import area_taps, scaled_length
 

@@ -28,7 +28,7 @@ from PIL import Image
 import pipeline
 from pipeline import cli
 from pipeline.errors import Exit
-from pipeline.runners import is_local, parse_options
+from pipeline.runners.options import is_local, parse_options
 from pipeline.versions import lease, lifecycle
 
 ROOT = pathlib.Path(__file__).parent.parent

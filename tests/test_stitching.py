@@ -15,7 +15,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.stitch import stitch_image
 from pipeline.dataset.tiff_pyramid import halved, write_pyramid
 from pipeline.errors import UsageError
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 
 SIZE = (700, 1300)
 

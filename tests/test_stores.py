@@ -25,7 +25,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.errors import TransientError, UsageError
 from pipeline.readers import open_image
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from pipeline.storage import gcs, object_store, range_file, s3
 from pipeline.storage.object_store import objects_below, retry, store_of
 from pipeline.versions import lease

@@ -16,7 +16,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.elements import FORMAT
 from pipeline.errors import UsageError
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from pipeline.versions import lifecycle
 
 SHARD, INDEX = "patches-train.tfrecord-00000-of-00001", "index/train-00000-of-00001.parquet"

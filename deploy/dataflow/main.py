@@ -19,7 +19,7 @@ from pipeline.build import begin, find_previous, make_pipeline, unchanged
 from pipeline.config import Config, load_config
 from pipeline.errors import UsageError
 from pipeline.inputs.listing import find_images
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 from pipeline.versions import lease
 
 

@@ -76,7 +76,7 @@ def _alone(new: Dataset, gates: Gates) -> Iterator[Verdict]:
 
 
 def _verify(new: Dataset) -> Verdict:
-    from pipeline.quiet import import_tensorflow
+    from pipeline.tensorflow_import import import_tensorflow
 
     import_tensorflow()
     from pipeline.dataset.verify import verify

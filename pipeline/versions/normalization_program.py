@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.tfxio import tensor_adapter
 
-from pipeline.runners import local_runner
+from pipeline.runners.run import local_runner
 from transforms.normalize import export_image_model, input_specs, preprocess
 
 _ARROW = {"float64": pa.float64(), "float32": pa.float32(), "string": pa.large_binary()}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.errors import ConfigError, JobFailedError
+from pipeline.errors import ConfigError
 from pipeline.parallel import cores
 
 _LOCAL = ("direct", "fnapi")
@@ -97,68 +96,6 @@ def is_flink(options: Any) -> bool:
     from apache_beam.options.pipeline_options import StandardOptions
 
     return (options.view_as(StandardOptions).runner or "").lower() == "flinkrunner"
-
-
-def make_runner(options: Any) -> Any:
-    """The runner that the options name."""
-    from apache_beam.options.pipeline_options import StandardOptions
-
-    if is_local(options):
-        return local_runner(options)
-    if is_flink(options):
-        from pipeline.flink import FlinkRunner
-
-        return FlinkRunner()
-    return options.view_as(StandardOptions).runner
-
-
-def run_to_end(p: Any, options: Any) -> Any:
-    """Runs a pipeline and returns its result; a job on a cluster ends with the build, also where that is interrupted.
-
-    Raises:
-        JobFailedError: if a job on a cluster fails; what fails on this machine raises what it raised there.
-    """
-    if is_local(options):
-        result = p.run()
-        result.wait_until_finish()
-        return result
-    try:
-        result = p.run()
-        try:
-            result.wait_until_finish()
-        except KeyboardInterrupt:
-            print("\npatchbeam: cancels the job ...", file=sys.stderr, flush=True)
-            result.cancel()
-            raise
-    except RuntimeError as error:
-        raise JobFailedError(f"{error}\nFinished shards are kept; the same command goes on from there") from error
-    return result
-
-
-def counters_of(result: Any) -> dict[str, int]:
-    """The counters of a pipeline that has ended, by name."""
-    from apache_beam.metrics import MetricsFilter
-
-    found = result.metrics().query(MetricsFilter().with_namespace("patchbeam"))["counters"]
-    return {counter.key.metric.name: counter.result for counter in sorted(found, key=lambda c: c.key.metric.name)}
-
-
-def local_runner(options: Any) -> Any:
-    """Beam's in-process runner, with the options handed on to its workers.
-
-    DirectRunner would first try to download another runner from the network, and FnApiRunner by name gives worker
-    processes no options.
-    """
-    from apache_beam.portability.api import beam_provision_api_pb2
-    from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
-    from apache_beam.runners.portability.portable_runner import JobServiceHandle
-
-    # Once a second a thread would send what another is just writing, half an element or one twice or not at all: a
-    # step that puts out some megabytes in more than a second fails then, or loses some of it.
-    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
 
 
 def threads_per_process(options: Any) -> int | None:

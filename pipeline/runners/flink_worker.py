@@ -2,7 +2,7 @@
 
 In Beam's container images a program called ``boot`` does this, which is not on PyPI. Flink's TaskManager starts its
 stand-in as ``COMMAND --id=... --provision_endpoint=...``, where COMMAND is one executable without arguments: the
-console script ``patchbeam-flink-worker``, or a script of two lines that runs ``python -m pipeline.flink_boot "$@"``.
+console script ``patchbeam-flink-worker``, or a script of two lines that runs ``python -m pipeline.runners.flink_worker "$@"``.
 """
 
 from __future__ import annotations

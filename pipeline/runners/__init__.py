@@ -1,0 +1,1 @@
+"""What runs a build: Beam's options, the local runner, Flink."""
