@@ -13,9 +13,9 @@ import time
 import imagecodecs
 import numpy as np
 import pytest
+from pipeline.cli.main.main import main
 from test_build import REPO, checksums, configure
 
-from pipeline import cli
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 
@@ -205,6 +205,6 @@ def test_the_command_says_that_the_disk_is_full(night, monkeypatch, capsys):
     full = RuntimeError("OSError: [Errno 28] No space left on device [while running 'WriteShards/ParDo(_Write)']")
     monkeypatch.setattr("pipeline.versions.history.describe_versions", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(SystemExit) as ended:
-        cli.run()
+        main.run()
     assert ended.value.code == 1
     assert "The disk is full: nothing was published" in capsys.readouterr().err

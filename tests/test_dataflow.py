@@ -20,8 +20,8 @@ from apache_beam.runners.dataflow.internal import apiclient
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
+from pipeline.cli.main.main import main
 
-from pipeline import cli
 from pipeline.build import build
 from pipeline.config import load_config
 from pipeline.runners.options import is_local, parse_options
@@ -175,8 +175,8 @@ def test_processes_and_harness_agree_that_a_gpu_has_one_owner(config):
 
 
 def test_every_parameter_of_the_template_is_an_option_of_the_command_line_or_of_beam(config):
-    takes = {option for parameter in cli.build.params for option in [parameter.name, *parameter.opts]}
-    assert isinstance(cli.build, click.Command)
+    takes = {option for parameter in main.build.params for option in [parameter.name, *parameter.opts]}
+    assert isinstance(main.build, click.Command)
     for name in PARAMETERS:
         assert {name, f"--{name}"} & takes or name in config.beam, name
     assert set(PARAMETERS) == {"config", "input", "output", "sdk_container_image"}

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from pipeline import doctor
+from pipeline.cli import doctor
 from pipeline.errors import Unreadable
 from pipeline.runners import flink
 from transforms.encoding import encode_patch

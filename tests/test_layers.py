@@ -125,7 +125,7 @@ def test_what_answers_at_once_imports_neither_tensorflow_nor_beam(name):
 def test_heavy_imports_are_seen_through_our_own_modules(tmp_path):
     for file, text in {
         "pipeline/__init__.py": "",
-        "pipeline/cli.py": "import click\nfrom pipeline.readers import jpeg",
+        "pipeline/cli/main.py": "import click\nfrom pipeline.readers import jpeg",
         "pipeline/readers/__init__.py": "import numpy",
         "pipeline/readers/formats/jpeg.py": "from transforms import cut",
         "transforms/__init__.py": "",

@@ -11,7 +11,11 @@ import click
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import runs, storage
+from pipeline import storage
+from pipeline.cli import runs
+from pipeline.cli.exits import explain
+from pipeline.cli.prometheus import format_metrics
+from pipeline.cli.runs import Telling, read_runs, recorded
 from pipeline.errors import (
     BusyError,
     ConfigError,
@@ -22,9 +26,6 @@ from pipeline.errors import (
     TooManyRejectedError,
     WithdrawnError,
 )
-from pipeline.exits import explain
-from pipeline.metrics import format_metrics
-from pipeline.runs import Telling, read_runs, recorded
 
 MANIFEST = {
     "version": "20260101T000000Z-abababab",

@@ -24,9 +24,9 @@ import yaml
 from google.cloud import dataflow_v1beta3
 from google.protobuf import json_format
 from PIL import Image
+from pipeline.cli.main.main import main
 
 import pipeline
-from pipeline import cli
 from pipeline.errors import Exit
 from pipeline.runners.options import is_local, parse_options
 from pipeline.versions import lease, lifecycle
@@ -99,7 +99,7 @@ COMMANDS = {
 def test_the_command_line_is_one_of_patchbeam(command):
     program, name, *arguments = command
     assert program.endswith(("patchbeam", "patchbeam_program }}"))
-    context = cli.main.commands[name].make_context(name, arguments)  # raises for what it does not know
+    context = main.main.commands[name].make_context(name, arguments)  # raises for what it does not know
     assert name == "build" and context.params["config"].endswith(("nightly.yaml", "configuration }}", "gpu.yaml"))
 
 
@@ -375,7 +375,7 @@ def test_airflow_loads_the_dag_and_tries_again_only_what_may_pass(airflow, tmp_p
     (arguments,) = set(called.read_text().splitlines()) - {"build"}
     python, module, name, *arguments = arguments.split()
     assert (python, module) == ("-m", "pipeline")
-    context = cli.main.commands[name].make_context(name, arguments)
+    context = main.main.commands[name].make_context(name, arguments)
     assert is_local(parse_options(list(context.params["beam_options"]), {}))
 
 

@@ -18,8 +18,9 @@ import servers
 import tifffile
 
 import pipeline
-from pipeline import errors, runs, storage
+from pipeline import errors, storage
 from pipeline.build import build
+from pipeline.cli import runs
 from pipeline.config import Config
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify

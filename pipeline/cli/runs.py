@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pipeline import storage
+from pipeline.cli.exits import explain
+from pipeline.cli.prometheus import write_metrics
 from pipeline.errors import CommandError, Exit
-from pipeline.exits import explain
-from pipeline.metrics import write_metrics
 from pipeline.versions.lease import utc
 
 FILE = "runs.jsonl"

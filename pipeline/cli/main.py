@@ -1,6 +1,6 @@
 """The command line: build, retry, plan, status, inspect, verify, stitch, doctor, and what is in version_commands.
 
-Every command ends with one of the exit codes of ``pipeline.exits``.
+Every command ends with one of the exit codes of ``pipeline.cli.exits``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import click
 
 from pipeline import __version__
+from pipeline.cli.exits import explain
+from pipeline.cli.runs import Run, Telling, recorded
+from pipeline.cli.version_commands import COMMANDS
 from pipeline.config import Config, load_config
 from pipeline.errors import CommandError, Exit
-from pipeline.exits import explain
 from pipeline.inputs.listing import check_inputs
-from pipeline.runs import Run, Telling, recorded
-from pipeline.version_commands import COMMANDS
 from pipeline.versions.lifecycle import folder_of
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
@@ -146,7 +146,7 @@ def retry(
 def plan(**arguments: Any) -> None:
     """Read the headers of all images and print what a build would do."""
     config, options = _prepare(**arguments)
-    from pipeline.preview import preview
+    from pipeline.cli.plan_report import preview
 
     with tempfile.TemporaryDirectory() as work:
         print(preview(config, options, work))
@@ -242,7 +242,7 @@ def stitch(dataset: str, version: str | None, image_id: str, output: str, **how:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for build.")
 def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
     """Check this machine and, with CONFIG, its input, output and device, and say what to do."""
-    from pipeline.doctor import examine
+    from pipeline.cli.doctor import examine
 
     failed = False
     for finding in examine(load_config(config, overrides) if config else None):

@@ -20,7 +20,7 @@ def write_metrics(path: str, entry: Mapping[str, Any], success: Mapping[str, Any
 
     Args:
         path: a local file.
-        entry: the line of the run, see ``pipeline.runs.describe``.
+        entry: the line of the run, see ``pipeline.cli.runs.describe``.
         success: the line of the last run that ended well, this one or an earlier one; None if there was none.
     """
     storage.write_bytes(path, format_metrics(entry, success).encode())
