@@ -19,7 +19,7 @@ import tensorflow as tf
 import tifffile
 from PIL import Image
 
-from transforms import moments, quality
+from transforms import pixel_statistics, quality
 from transforms.augment import Augmenter, Ranges, draw
 from transforms.encoding import encode_patch
 
@@ -80,7 +80,7 @@ def main() -> None:
     work = {
         "JPEG 95": jpeg,
         "all scores": lambda: quality.score(given, tissue_threshold=30),
-        "moments (for comparison)": lambda: moments.measure(given),
+        "moments (for comparison)": lambda: pixel_statistics.measure(given),
         "Pillow's grey value (for comparison)": lambda: [Image.fromarray(patch).convert("L") for patch in given],
     } | {name: augmenting(ranges) for name, ranges in ALONE.items()}
     rounds = {name: [] for name in work}

@@ -32,7 +32,7 @@ from pipeline.planning.region_rows import ROWS, regions_table
 from pipeline.shards import receipts
 from pipeline.shards.index import Row, make_index
 from pipeline.versions import accounts
-from transforms import moments
+from transforms import pixel_statistics
 
 CONFIG = Config.model_validate(
     {
@@ -64,7 +64,7 @@ def receipt(plan: ShardPlan, patches: int) -> ShardResult:
     rng = np.random.default_rng(plan.number)
     pixels = rng.normal(180, 40, (4, 64, 64, 3)).clip(0, 255).astype(np.uint8)
     counts = {region.image.image_id: (patches, patches, 0, 0) for region in plan.regions}
-    measured = moments.to_json(moments.measure(pixels))
+    measured = pixel_statistics.to_json(pixel_statistics.measure(pixels))
     facts = ("0" * 64, plan.name, patches * len(counts), 10**8, "0" * 64, 10**6, "0" * 64, 10**5, "0" * 64)
     return ShardResult(*facts, counts, {"hospital-00": patches}, {}, (), measured)
 
@@ -152,7 +152,7 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
         "the launcher reads the sums of all shards", shards, "shard", lambda: receipts.read_sums(work, "train", shards)
     )
     timed("the launcher settles the accounts", images, "image",
-          lambda: accounts.settle(folder, work, CONFIG, images, {"train": total}))  # fmt: skip
+          lambda: accounts.reconcile(folder, work, CONFIG, images, {"train": total}))  # fmt: skip
     storage.write_table(f"{folder}/shards.parquet", total.shards)
     for name in ("shards.parquet", "images.parquet"):
         print(f"{name}: {pathlib.Path(folder, name).stat().st_size / 1e6:,.1f} MB")

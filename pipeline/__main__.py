@@ -1,5 +1,5 @@
 """``python -m pipeline`` is the command ``patchbeam``."""
 
-from pipeline.cli.main.main import run
+from pipeline.cli.main import run
 
 run()

@@ -138,7 +138,7 @@ def _build(
     with graphs_program(ahead=previous is not None) as write_graphs:  # a rebuild is short
         counters = _run(config, options, folder, work, listing, previous, show)
         totals = _collect(folder, work)
-        account = accounts.settle(folder, work, config, listing.images, totals)
+        account = accounts.reconcile(folder, work, config, listing.images, totals)
         _check_budget(account, config, folder, counters)
         summarize(folder, config, totals, write_graphs)
     manifest = {
@@ -221,7 +221,7 @@ def unchanged(config: Config, listing: Listing) -> Outcome | None:
     return Outcome(folder, manifest, unchanged=True, built=False)
 
 
-def find_previous(config: Config, again: bool = False) -> Previous | None:
+def find_previous(config: Config, retry_rejected: bool = False) -> Previous | None:
     """The published version, if its images and records can serve: the configuration of the pixels is the same.
 
     Args:
@@ -244,7 +244,7 @@ def find_previous(config: Config, again: bool = False) -> Previous | None:
     if built.pixel_digest() != config.pixel_digest():
         return None
     shards = {split: facts["shards"] for split, facts in manifest["splits"].items()}
-    return Previous(storage.absolute(folder), shards, again or manifest["software"] != _software())
+    return Previous(storage.absolute(folder), shards, retry_rejected or manifest["software"] != _software())
 
 
 def _software() -> dict[str, str]:

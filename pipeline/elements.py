@@ -69,7 +69,7 @@ class ImageInfo(NamedTuple):
     regions: str = ""
     meta: str = ""
     facts: str = ""
-    was: str = ""
+    previous_split: str = ""
 
     def fact(self, name: str) -> Any:
         """One of the facts; None where the file does not say."""
@@ -153,13 +153,13 @@ class ShardPlan(NamedTuple):
 
     split: str
     number: int
-    of: int
+    count: int
     regions: tuple[Region, ...]
 
     @property
     def name(self) -> str:
         """``train-00003-of-00016``."""
-        return f"{self.split}-{self.number:05d}-of-{self.of:05d}"
+        return f"{self.split}-{self.number:05d}-of-{self.count:05d}"
 
     def digest(self, shard_digest: str) -> str:
         """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out.
@@ -168,7 +168,7 @@ class ShardPlan(NamedTuple):
             shard_digest: of the configuration.
         """
         regions = [[r.image.pixel_identity, r.image.names, list(r.area)] for r in self.regions]
-        shard = {"split": self.split, "number": self.number, "count": self.of}
+        shard = {"split": self.split, "number": self.number, "count": self.count}
         return digest_of_values("shard", {"config": shard_digest, "shard": shard, "regions": regions}).hex()
 
 
@@ -204,7 +204,7 @@ class Previous(NamedTuple):
 
     folder: str
     shards: dict[str, int]
-    again: bool = False
+    retry_rejected: bool = False
 
 
 class ShardResult(NamedTuple):
@@ -220,7 +220,7 @@ class ShardResult(NamedTuple):
         labels: label -> patches.
         filtered: score -> patches that were left out because of it.
         rejected: what could not be read.
-        moments: of the pixels written, see ``transforms.moments.to_json``.
+        pixel_statistics: of the pixels written, see ``transforms.pixel_statistics.to_json``.
     """
 
     plan: str
@@ -236,7 +236,7 @@ class ShardResult(NamedTuple):
     labels: dict[str, int]
     filtered: dict[str, int]
     rejected: tuple[Rejected, ...]
-    moments: dict[str, str]
+    pixel_statistics: dict[str, str]
 
     @property
     def split(self) -> str:

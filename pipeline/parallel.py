@@ -1,4 +1,4 @@
-"""Work on the threads of a process, in order and a little ahead, and the time that it takes."""
+"""Work on the threads of a process, in order and a little ahead, and counters of it."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ class Turns:
             self._changed.notify_all()
 
 
-class Clock:
+class Counters:
     """Time spent, and other things counted, by name, over all threads.
 
-    >>> clock = Clock()
-    >>> with clock("read"):
-    ...     clock.count("bytes_read", 12)
-    >>> clock.counters()
+    >>> counters = Counters()
+    >>> with counters.timer("read"):
+    ...     counters.count("bytes_read", 12)
+    >>> counters.totals()
     {'bytes_read': 12, 'read_ms': 0}
     """
 
@@ -94,7 +94,7 @@ class Clock:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def timer(self, name: str) -> Iterator[None]:
         """Counts the time of the block."""
         start = time.perf_counter_ns()
         try:
@@ -109,7 +109,7 @@ class Clock:
         with self._lock:
             self._counted[name] += number
 
-    def counters(self) -> dict[str, int]:
+    def totals(self) -> dict[str, int]:
         """What was counted, and ``{name_ms: milliseconds}``."""
         return dict(self._counted) | {f"{name}_ms": spent // 10**6 for name, spent in self._spent.items()}
 

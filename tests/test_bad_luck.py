@@ -13,9 +13,9 @@ import time
 import imagecodecs
 import numpy as np
 import pytest
-from pipeline.cli.main.main import main
 from test_build import REPO, checksums, configure
 
+from pipeline.cli.main import main
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 

@@ -20,11 +20,11 @@ from apache_beam.runners.dataflow.internal import apiclient
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
-from pipeline.cli.main.main import main
 
 from pipeline.build import build
+from pipeline.cli.main import main
 from pipeline.config import load_config
-from pipeline.runners.options import is_local, parse_options
+from pipeline.runners.options import parse_options, runs_locally
 from pipeline.versions import lifecycle, summary
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -289,7 +289,7 @@ def test_the_command_of_the_documentation_publishes_without_gpu_and_without_data
     path, _, override = arguments.split()
     local = load_config(str(ROOT / path), [override])
     assert local.workers.device == "cpu"
-    assert is_local(parse_options(flags.split(), local.beam))
+    assert runs_locally(parse_options(flags.split(), local.beam))
     assert local.content_digest() == config.content_digest()
 
 

@@ -200,7 +200,7 @@ def test_beam_knows_every_flag(command):
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_the_command_line_knows_what_precedes_the_flags(command):
-    from pipeline.cli.main.main import main
+    from pipeline.cli.main import main
 
     name, *arguments = command[: command.index("--")]
     main.commands[name].make_context(name, arguments)  # raises for what it does not know

@@ -53,7 +53,7 @@ def test_of_a_listing_and_a_dataset(make_config):
 
 
 def test_what_says_where_images_lie_or_were_is_left_out():
-    moved = IMAGE._replace(uri="s3://b/a.tif", mask="s3://b/m.png", was="test")
+    moved = IMAGE._replace(uri="s3://b/a.tif", mask="s3://b/m.png", previous_split="test")
     assert Region(moved, 0, 0, 9, 9).pixels_digest("", 1) == Region(IMAGE, 0, 0, 9, 9).pixels_digest("", 1)
     (one, other) = (ShardPlan("train", 0, 1, (Region(image, 0, 0, 9, 9),)).digest("") for image in (IMAGE, moved))
     assert one == other

@@ -12,7 +12,7 @@ MODULES = [
     "transforms.polygons",
     "pipeline.dataset.tiff_pyramid",
     "transforms.pixels",
-    "transforms.moments",
+    "transforms.pixel_statistics",
     "transforms.quality",
     "transforms.augment",
     "transforms.crops",

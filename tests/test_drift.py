@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from pipeline.dataset.drift import infinity_norm, jensen_shannon_divergence, to_proto
-from transforms import moments
+from transforms import pixel_statistics
 
 
 def statistics(pixels=None, labels=None):
     """Of a split, as in statistics.json; ``pixels [N, H, W, C]``."""
-    channels = moments.describe(moments.measure(pixels)) if pixels is not None else []
+    channels = pixel_statistics.describe(pixel_statistics.measure(pixels)) if pixels is not None else []
     return {"patches": 7, "labels": labels or {}, "channels": channels}
 
 

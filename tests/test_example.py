@@ -44,7 +44,7 @@ records = st.builds(
     ).map(lambda columns: tuple(sorted(columns.items()))),
     copy=st.integers(0, 2**31 - 1),
     augmentation=st.text(),
-    beside=st.dictionaries(st.text().map("raster/{}".format), st.binary(max_size=40), max_size=3).map(
+    companions=st.dictionaries(st.text().map("raster/{}".format), st.binary(max_size=40), max_size=3).map(
         lambda found: tuple(sorted(found.items()))
     ),
 )

@@ -18,7 +18,7 @@ from apache_beam.portability.api import beam_job_api_pb2
 from pipeline import errors
 from pipeline.errors import JobFailedError, UsageError
 from pipeline.runners import flink
-from pipeline.runners.flink import ask, complete_options, root_cause
+from pipeline.runners.flink import cluster_overview, complete_options, root_cause
 from pipeline.runners.options import option_names, parse_options
 from pipeline.runners.run import make_runner, run_to_end
 
@@ -96,7 +96,7 @@ def test_without_a_master_flink_runs_on_this_machine_if_there_is_java(monkeypatc
 def test_what_answers_and_is_no_flink_is_named(server, answer):
     server.answers = lambda *_: answer
     with pytest.raises(UsageError, match=rf"no Flink answers at http://{server.master} \(.+\); --flink-master takes"):
-        ask(server.master)
+        cluster_overview(server.master)
 
 
 def test_a_cluster_that_does_not_answer_is_said_in_one_sentence_by_the_command(tmp_path):

@@ -22,7 +22,7 @@ from pipeline.dataset.verify import verify
 from pipeline.elements import FORMAT, shard_file
 from pipeline.errors import HeldBackError
 from pipeline.versions import history, lease, lifecycle
-from transforms import moments
+from transforms import pixel_statistics
 
 NAME = "20260101T000000Z-abababab"
 PHOTOS = pathlib.Path(__file__).parent.parent / "samples/photos"
@@ -38,7 +38,7 @@ def no_graphs():
 
 def version(folder, patches=100, labels=None, pixels=None, images=10, rejected=0):
     """What the gates read of a version, with one split."""
-    channels = moments.describe(moments.measure(pixels)) if pixels is not None else []
+    channels = pixel_statistics.describe(pixel_statistics.measure(pixels)) if pixels is not None else []
     patches = len(pixels) if pixels is not None else patches
     split = {"patches": patches, "labels": labels or {}, "channels": channels}
     out, folder = str(folder), lifecycle.folder_of(str(folder), NAME)

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.config import Constant, Regex
 from pipeline.elements import ImageInfo, ImageRef, Rejected
 from pipeline.errors import Unreadable
-from pipeline.inputs.labels import name_of, split_of
+from pipeline.inputs.labels import name_by_rule, split_of
 from pipeline.inputs.listing import make_listing
 from pipeline.inputs.slices import Slice
 from pipeline.planning.inspect_images import InspectImages, inspect_image, inspect_images
@@ -38,13 +38,13 @@ from pipeline.planning.region_rows import Totals
     ],
 )
 def test_a_name_comes_from_its_source(image_id, source, name):
-    assert name_of(image_id, source) == name
+    assert name_by_rule(image_id, source) == name
 
 
 @pytest.mark.parametrize("expression", ["(p[0-9]+)", "tumor|(normal)"])
 def test_an_expression_without_a_match_or_without_its_group_gives_no_name(expression):
     with pytest.raises(Unreadable) as caught:
-        name_of("tumor/a.svs", Regex(regex=expression))
+        name_by_rule("tumor/a.svs", Regex(regex=expression))
     assert caught.value.args == (
         "no_name",
         f"the expression {expression!r} finds no name in the image id 'tumor/a.svs'",
@@ -80,7 +80,7 @@ def test_a_split_without_a_share_is_never_used(make_config, splits):
     [(0, "b"), (2**62, "b"), (2**63 + 2**62, "c"), (2**64 - 1, "c")],
 )
 def test_the_first_and_the_last_digest_fall_into_splits_that_have_a_share(make_config, monkeypatch, number, split):
-    monkeypatch.setattr("pipeline.names.digest", lambda *parts: number)
+    monkeypatch.setattr("pipeline.inputs.labels.digest", lambda *parts: number)
     # Ten tenths and the like add up to a little less than 1; what is left must not fall into "d".
     config = make_config(splits={"a": 0.0, "b": 0.5 - 4e-10, "c": 0.5 - 4e-10, "d": 0.0})
     assert split_of("g", config) == split
@@ -98,8 +98,8 @@ def test_the_split_of_a_group_depends_on_its_name_and_the_seed_alone(make_config
 
 def test_a_larger_share_takes_groups_over_and_gives_none_away(make_config):
     before, after = make_config(splits={"train": 0.8, "val": 0.2}), make_config(splits={"train": 0.9, "val": 0.1})
-    was = {group for group in GROUPS if split_of(group, before) == "train"}
-    assert was < {group for group in GROUPS if split_of(group, after) == "train"}
+    previous_split = {group for group in GROUPS if split_of(group, before) == "train"}
+    assert previous_split < {group for group in GROUPS if split_of(group, after) == "train"}
 
 
 def test_the_split_is_where_the_digest_falls_among_the_fractions(make_config):

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from transforms.moments import QUANTILES, Moments, describe, empty, finished, from_json, measure, merge, to_json
+from transforms.pixel_statistics import (
+    QUANTILES,
+    PixelStatistics,
+    describe,
+    empty,
+    finished,
+    from_json,
+    measure,
+    merge,
+    to_json,
+)
 
 DTYPES = ["uint8", "uint16", "float32"]
 
@@ -52,7 +62,7 @@ def assert_described(description, pixels):
 
 def assert_equal_moments(a, b):
     assert a.dtype == b.dtype
-    for name, x, y in zip(Moments._fields[1:], a[1:], b[1:]):
+    for name, x, y in zip(PixelStatistics._fields[1:], a[1:], b[1:]):
         np.testing.assert_array_equal(x, y, err_msg=name)
 
 
@@ -206,10 +216,10 @@ def test_merged_moments_are_those_of_all_pixels_in_any_order_and_grouping(data, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_moments_of_no_pixels_change_nothing(dtype):
-    moments = measure(noise(dtype))
+    pixel_statistics = measure(noise(dtype))
 
-    assert_close_moments(merge(empty(3, dtype), moments), moments)
-    assert_close_moments(merge(moments, empty(3, dtype)), moments)
+    assert_close_moments(merge(empty(3, dtype), pixel_statistics), pixel_statistics)
+    assert_close_moments(merge(pixel_statistics, empty(3, dtype)), pixel_statistics)
     assert_equal_moments(merge(empty(3, dtype), empty(3, dtype)), empty(3, dtype))
 
 
@@ -242,10 +252,10 @@ def test_a_known_image_is_described_as_by_hand():
 
 
 def test_counts_beyond_32_bits_are_exact():
-    moments = measure(np.array([[[3]], [[65535]]], np.uint16))
+    pixel_statistics = measure(np.array([[[3]], [[65535]]], np.uint16))
     for _ in range(40):
-        moments = merge(moments, moments)
-    description = describe(moments)[0]
+        pixel_statistics = merge(pixel_statistics, pixel_statistics)
+    description = describe(pixel_statistics)[0]
 
     assert (description["count"], description["mean"], description["std"]) == (2**41, 32769.0, 32766.0)
 
@@ -253,13 +263,13 @@ def test_counts_beyond_32_bits_are_exact():
 @settings(deadline=None, max_examples=30)
 @given(images())
 def test_json_holds_moments_exactly(pixels):
-    moments = measure(pixels)
-    restored = from_json(json.loads(json.dumps(to_json(moments))))
+    pixel_statistics = measure(pixels)
+    restored = from_json(json.loads(json.dumps(to_json(pixel_statistics))))
 
-    assert_equal_moments(restored, moments)
-    assert [a.dtype for a in restored[1:]] == [a.dtype for a in moments[1:]]
-    assert describe(restored) == describe(moments)
-    assert_close_moments(merge(restored, moments), merge(moments, restored))
+    assert_equal_moments(restored, pixel_statistics)
+    assert [a.dtype for a in restored[1:]] == [a.dtype for a in pixel_statistics[1:]]
+    assert describe(restored) == describe(pixel_statistics)
+    assert_close_moments(merge(restored, pixel_statistics), merge(pixel_statistics, restored))
 
 
 def test_json_holds_the_moments_of_no_pixels():

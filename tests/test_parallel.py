@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.parallel import Clock, in_order
+from pipeline.parallel import Counters, in_order
 
 
 def test_results_come_in_the_order_of_the_items_whatever_finishes_first():
@@ -46,13 +46,13 @@ def test_an_error_reaches_the_consumer_in_its_place():
 
 
 def test_the_clock_adds_up_over_threads():
-    clock = Clock()
+    counters = Counters()
 
     def sleep():
-        with clock("sleep"):
+        with counters("sleep"):
             time.sleep(0.05)
 
     threads = [threading.Thread(target=sleep) for _ in range(3)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert clock.counters()["sleep_ms"] >= 150
+    assert counters.counters()["sleep_ms"] >= 150

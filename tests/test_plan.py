@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.elements import ImageInfo, Region, ShardPlan
 from pipeline.inputs.slices import slices_of
-from pipeline.planning import geometry, placement, plan_shards
+from pipeline.planning import geometry, placement
 from pipeline.planning.geometry import grid_of, regions_of, windows_of
 from pipeline.planning.placement import shard_count, shard_of
 from pipeline.planning.plan_shards import PlanShards, read_plan, shard_patches
@@ -55,7 +55,7 @@ def test_every_patch_is_in_exactly_one_region_and_one_window(make_config, case):
     image, patch, limits = case
     config = make_config(patch=patch)
     grid = grid_of(image, config)
-    with mock.patch.multiple(plan_shards, **limits):
+    with mock.patch.multiple(geometry, **limits):
         regions = list(regions_of(image, config))
         windows = [list(windows_of(region, config)) for region in regions]
     found = [patch for cells in itertools.chain(*windows) for patch in patches_in(cells)]
@@ -79,7 +79,7 @@ def tile_limit(image, pixels):
 @given(case=cases())
 def test_regions_lie_inside_the_image_and_end_at_borders_of_blocks(make_config, case):
     image, patch, limits = case
-    with mock.patch.multiple(plan_shards, **limits):
+    with mock.patch.multiple(geometry, **limits):
         regions = list(regions_of(image, make_config(patch=patch)))
     assert len({(r.row, r.col) for r in regions}) == len(regions)
     for image_of_region, *area in regions:
@@ -95,7 +95,7 @@ def test_regions_lie_inside_the_image_and_end_at_borders_of_blocks(make_config, 
 
 def check_limits(image, config, limits):
     grid, pixel = grid_of(image, config), geometry.pixel_bytes(config)
-    with mock.patch.multiple(plan_shards, **limits):
+    with mock.patch.multiple(geometry, **limits):
         for region in regions_of(image, config):
             for cells in windows_of(region, config):
                 height = grid.rows.start(cells.row_to - 1) - grid.rows.start(cells.row_from) + 1
@@ -277,7 +277,7 @@ def test_every_shard_of_every_split_has_a_plan_also_the_empty_ones(splits, tmp_p
     for image in (images[1], images[0]):
         region = Region(image, 0, 0, image.height, image.width)
         expected[f"train-{shard_of(region, 4, splits):05d}-of-00004"].append(region)
-    assert {name: list(plan_shards.regions) for name, plan_shards in plans.items()} == expected
+    assert {name: list(plan.regions) for name, plan in plans.items()} == expected
     assert read_plan(str(tmp_path)) == {
         "train": {
             "images": 2, "regions": 2, "windows": 2, "patches": 146, "whole_pixels": 900_000, "text": 0, "shards": 4,
@@ -323,7 +323,7 @@ def test_long_texts_of_images_stand_once_in_a_table_and_are_bounded_in_a_gatheri
     photos = [whole(1000, 1000, image_id=f"{n}")._replace(points=f"{n}" * 500) for n in range(64)]
     monkeypatch.setattr("pipeline.planning.plan_shards._GATHERED_TEXT", 5_000)
     plans = run_plan(photos, make_config(output={"shard_size": "1MB"}), tmp_path)
-    assert {region.image for plan_shards in plans.values() for region in plan_shards.regions} == set(photos)
+    assert {region.image for plan in plans.values() for region in plan.regions} == set(photos)
     assert len(list(tmp_path.glob("plan-train-*"))) == 16
 
 
@@ -340,7 +340,7 @@ def test_more_images_move_no_region_of_the_others(splits, tmp_path):
 def test_without_images_every_split_has_one_empty_shard(splits, tmp_path):
     plans = run_plan([], splits, tmp_path)
     assert sorted(plans) == ["test-00000-of-00001", "train-00000-of-00001", "val-00000-of-00001"]
-    assert all(plan_shards.regions == () for plan_shards in plans.values())
+    assert all(plan.regions == () for plan in plans.values())
     assert read_plan(str(tmp_path))["train"] == {**Totals()._asdict(), "shards": 1}
 
 
@@ -351,20 +351,20 @@ def test_there_is_no_plan_before_one_was_written(tmp_path):
 def test_the_digest_of_a_plan_changes_with_everything_but_the_place_of_the_images():
     image = make_image(1000, 900)
     region = Region(image, 0, 0, 10, 10)
-    plan_shards = ShardPlan("train", 0, 1, (region,))
-    digest = lambda plan: plan_shards.digest("content")
-    with_image = lambda **values: plan_shards._replace(regions=(region._replace(image=image._replace(**values)),))
-    assert digest(with_image(uri="gs://elsewhere")) == digest(plan_shards)
+    plan = ShardPlan("train", 0, 1, (region,))
+    digest = lambda one: one.digest("content")
+    with_image = lambda **values: plan._replace(regions=(region._replace(image=image._replace(**values)),))
+    assert digest(with_image(uri="gs://elsewhere")) == digest(plan)
     others = [
         *[with_image(**{name: value}) for name, value in {
             "image_id": "b", "fingerprint": "2-2", "height": 1001, "width": 901, "block_height": 1, "block_width": 1,
             "split": "val", "label": "x", "group": "x",
         }.items()],
-        *[plan_shards._replace(regions=(region._replace(**{name: 11}),)) for name in ("row", "col", "height", "width")],
-        plan_shards._replace(split="val"), plan_shards._replace(number=1), plan_shards._replace(of=2), plan_shards._replace(regions=()),
-        plan_shards._replace(regions=(region, region)),
+        *[plan._replace(regions=(region._replace(**{name: 11}),)) for name in ("row", "col", "height", "width")],
+        plan._replace(split="val"), plan._replace(number=1), plan._replace(count=2), plan._replace(regions=()),
+        plan._replace(regions=(region, region)),
     ]  # fmt: skip
-    digests = {digest(plan_shards), plan_shards.digest("other content"), *map(digest, others)}
+    digests = {digest(plan), plan.digest("other content"), *map(digest, others)}
     assert len(digests) == 2 + len(others)
 
 

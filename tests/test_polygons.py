@@ -20,7 +20,7 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
-from pipeline.inputs.geojson import Placing
+from pipeline.inputs.geojson import Affine
 from pipeline.readers.rasters import open_raster
 from pipeline.runners.options import parse_options
 from pipeline.shards.open_image import OpenImage
@@ -69,7 +69,7 @@ def test_of_two_polygons_with_a_common_edge_each_pixel_is_in_one():
 
 @given(arrays.arrays(np.float64, 6, elements=st.floats(-5, 5)), st.floats(-9, 9), st.floats(-9, 9))
 def test_the_inverse_of_a_placing_leads_back(numbers, x, y):
-    place = Placing(*numbers)
+    place = Affine(*numbers)
     if abs(place.a * place.e - place.b * place.d) > 1e-3:
         np.testing.assert_allclose(place.inverse()(*place(x, y)), (x, y), atol=1e-5)
 

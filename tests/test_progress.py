@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.cli.progress_bar import describe_output
 from pipeline.versions import lease, lifecycle
-from pipeline.versions.progress import Progress, Receipts, look
+from pipeline.versions.progress import Progress, Receipts, read_progress
 
 NAME = "20250101T000000Z-abababab"
 
@@ -26,7 +26,7 @@ def building(tmp_path):
 
 def test_before_the_plan_there_is_nothing_to_tell(building):
     out, folder, _ = building
-    assert look(Receipts(folder), f"{folder}/work", 1.0) is None
+    assert read_progress(Receipts(folder), f"{folder}/work", 1.0) is None
     assert describe_output(out) == f"published nothing yet\nbuilding  {NAME}: the images are being inspected"
 
 
@@ -36,11 +36,11 @@ def test_shards_patches_and_rejections_come_from_receipts_which_are_read_once(bu
     receipts = Receipts(folder)
     for number in range(3):
         write(f"receipts/train-{number}.json", {"records": 10 + number, "rejected": [{}] * number})
-    assert look(receipts, f"{folder}/work", 2.0) == Progress(3, 6, 33, 3, 2.0)
+    assert read_progress(receipts, f"{folder}/work", 2.0) == Progress(3, 6, 33, 3, 2.0)
     write("receipts/train-0.json", {"records": 10_000, "rejected": []})  # is not read again
     write("receipts/.tmp-train-3.json", {"half": "of it"})
     write("receipts/test-0.json", {"records": 5, "rejected": []})
-    assert look(receipts, f"{folder}/work", 3.0) == Progress(4, 6, 38, 3, 3.0)
+    assert read_progress(receipts, f"{folder}/work", 3.0) == Progress(4, 6, 38, 3, 3.0)
     assert describe_output(out) == f"published nothing yet\nbuilding  {NAME}: 4 of 6 shards, 10,028 patches, 3 rejected"
 
 

@@ -204,8 +204,8 @@ def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, t
         lifecycle.publish(out, was, held, by="publish")
     assert run(config).unchanged
     assert [entry.status for entry in history.list_versions(out)] == ["earlier", "published"]
-    assert history.superfluous(out, keep=0, keep_days=-1) == [now]
-    assert history.superfluous(out, keep=5, keep_days=-1) == history.superfluous(out, keep=0, keep_days=1) == []
+    assert history.prunable(out, keep=0, keep_days=-1) == [now]
+    assert history.prunable(out, keep=5, keep_days=-1) == history.prunable(out, keep=0, keep_days=1) == []
     lifecycle.remove(out, now)
     assert verify(open_dataset(out), 2) == []
     assert "held back" not in history.describe_versions(out)

@@ -14,15 +14,14 @@ from apache_beam.runners.worker import data_plane
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipeline.errors import ConfigError
-from pipeline.runners import options
 from pipeline.runners.flink import FlinkRunner
-from pipeline.runners.options import is_local, parse_options, threads_per_process
+from pipeline.runners.options import parse_options, runs_locally, threads_per_process
 from pipeline.runners.run import make_runner
 
 
 @pytest.fixture(autouse=True)
 def six_cores(monkeypatch):
-    monkeypatch.setattr(options, "cores", lambda: 6)
+    monkeypatch.setattr("pipeline.runners.options.cores", lambda: 6)
 
 
 def facts(*flags):
@@ -166,11 +165,11 @@ def test_a_runner_that_does_not_exist_is_named():
     ],
 )
 def test_only_the_local_runner_is_local(flags, local):
-    assert is_local(parse_options(flags)) == local
+    assert runs_locally(parse_options(flags)) == local
 
 
 def test_options_without_a_runner_are_local():
-    assert is_local(PipelineOptions([]))
+    assert runs_locally(PipelineOptions([]))
 
 
 def test_the_runner_is_an_object_where_it_is_local_and_a_name_where_not():

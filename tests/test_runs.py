@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.cli import runs
 from pipeline.cli.exits import explain
 from pipeline.cli.prometheus import format_metrics
-from pipeline.cli.runs import Telling, read_runs, recorded
+from pipeline.cli.runs import Notify, read_runs, recorded
 from pipeline.errors import (
     BusyError,
     ConfigError,
@@ -57,10 +57,10 @@ def out(tmp_path):
     return str(tmp_path / "out")
 
 
-def record(out, error=None, unchanged=False, **telling):
+def record(out, error=None, unchanged=False, **notify_how):
     """A run that ends like this; its line."""
     try:
-        with recorded("build", Telling(**telling)) as run:
+        with recorded("build", Notify(**notify_how)) as run:
             run.output = out
             if error:
                 raise error
@@ -100,7 +100,7 @@ def test_errors_of_the_program_show_their_traceback_and_others_a_sentence():
 
 
 def test_what_an_earlier_run_did_is_not_counted_again(out):
-    with pytest.raises(HeldBackError), recorded("build", Telling()) as run:
+    with pytest.raises(HeldBackError), recorded("build", Notify()) as run:
         run.output = out
         raise HeldBackError("x", MANIFEST, built=False)
     (line,) = read_runs(out)
@@ -111,7 +111,7 @@ def test_what_an_earlier_run_did_is_not_counted_again(out):
 def test_a_folder_that_is_no_dataset_is_left_alone(tmp_path, there):
     if there:
         (tmp_path / "typo").mkdir()
-    with pytest.raises(ConfigError), recorded("build", Telling()) as run:
+    with pytest.raises(ConfigError), recorded("build", Notify()) as run:
         run.output = str(tmp_path / "typo")
         raise ConfigError("x")
     assert [path.name for path in tmp_path.rglob("*")] == ["typo"] * there
@@ -190,7 +190,7 @@ def test_the_last_success_stays_when_a_run_fails(out, tmp_path):
 
 def test_a_configuration_that_is_wrong_is_told_too(tmp_path):
     path = tmp_path / "m.prom"
-    with pytest.raises(ConfigError), recorded("build", Telling(str(path))):
+    with pytest.raises(ConfigError), recorded("build", Notify(str(path))):
         raise ConfigError("x")
     found = metrics(path.read_text())
     assert found["patchbeam_last_run_exit_code"] == {(): 64}
@@ -207,7 +207,7 @@ def test_the_document_names_every_metric_and_every_key(out):
 
 
 def test_labels_are_escaped():
-    with recorded("build", Telling()) as run:
+    with recorded("build", Notify()) as run:
         run.output = 'a"b\\c\nd'
     (family, *_) = text_string_to_metric_families(format_metrics(runs.describe(run, None), None))
     assert family.samples[0].labels == {"output": 'a"b\\c\nd'}

@@ -24,9 +24,9 @@ import yaml
 from google.cloud import dataflow_v1beta3
 from google.protobuf import json_format
 from PIL import Image
-from pipeline.cli.main.main import main
 
 import pipeline
+from pipeline.cli.main import main
 from pipeline.errors import Exit
 from pipeline.runners.options import is_local, parse_options
 from pipeline.versions import lease, lifecycle

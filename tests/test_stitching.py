@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
-from pipeline.cli.main.main import main
 
 from pipeline.build import build
+from pipeline.cli.main import main
 from pipeline.config import Config
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.stitch import stitch_image

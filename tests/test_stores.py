@@ -232,7 +232,7 @@ def test_reading_anywhere_gives_what_is_there(root, proxy):
         for _ in range(200):
             offset, size = int(rng.integers(0, 1_600_000)), int(rng.choice([1, 100, 70_000, 300_000]))
             if rng.random() < 0.2:
-                file.expect([(offset, size), (max(0, offset - 5000), 3000)])
+                file.prefetch([(offset, size), (max(0, offset - 5000), 3000)])
             if rng.random() < 0.7:
                 file.seek(offset), local.seek(offset)
             assert file.read(size) == local.read(size)

@@ -11,7 +11,7 @@ from apache_beam.testing.test_pipeline import TestPipeline as _TestPipeline
 from pipeline import storage
 from pipeline.elements import Rejected, ShardPlan, ShardResult, receipt_file
 from pipeline.shards import receipts
-from transforms import moments
+from transforms import pixel_statistics
 
 
 def make_receipt(name, number, pixels):
@@ -22,21 +22,21 @@ def make_receipt(name, number, pixels):
         plan=f"plan {number}", shard=name, records=number + 1, bytes=100 + number, sha256="a" * 64, index_bytes=7,
         index_sha256="b" * 64, regions_bytes=8, regions_sha256="c" * 64, images=images, labels={"cat": number, "": 1},
         filtered={"tissue": 1}, rejected=rejected,
-        moments=moments.to_json(moments.measure(pixels)),
+        pixel_statistics=pixel_statistics.to_json(pixel_statistics.measure(pixels)),
     )  # fmt: skip
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """(folder, receipts, pixels) of eleven shards of floats, to be summed in groups of four."""
+    """(folder, made, pixels) of eleven shards of floats, to be summed in groups of four."""
     monkeypatch.setattr(receipts, "GROUP", 4)
     pixels = np.random.default_rng(0).normal(50, 30, (11, 2, 8, 8, 3)).astype(np.float32)
     names = [ShardPlan("train", number, 11, ()).name for number in range(11)]
-    receipts = [make_receipt(name, number, pixels[number]) for number, name in enumerate(names)]
-    for receipt in receipts:
+    made = [make_receipt(name, number, pixels[number]) for number, name in enumerate(names)]
+    for receipt in made:
         data = json.dumps(receipt.to_json()).encode()
         storage.write_bytes(storage.join(str(tmp_path), receipt_file(receipt.shard)), data)
-    return str(tmp_path), receipts, pixels
+    return str(tmp_path), made, pixels
 
 
 def sum_up(folder, names, work):
@@ -45,30 +45,30 @@ def sum_up(folder, names, work):
 
 
 def test_the_sums_are_those_of_all_receipts_at_once(written, tmp_path):
-    folder, receipts, pixels = written
-    sum_up(folder, [receipt.shard for receipt in receipts], str(tmp_path / "work"))
+    folder, made, pixels = written
+    sum_up(folder, [receipt.shard for receipt in made], str(tmp_path / "work"))
     found = receipts.read_sums(str(tmp_path / "work"), "train", 11)
 
     assert found.records == sum(range(1, 12))
     for name in ("shard", "records", "bytes", "index_bytes"):
-        assert found.shards[name].to_pylist() == [getattr(receipt, name) for receipt in receipts]
+        assert found.shards[name].to_pylist() == [getattr(receipt, name) for receipt in made]
     assert found.shards["rejected"].to_pylist() == [int(number % 4 == 1) for number in range(11)]
     assert found.labels == {"cat": sum(range(11)), "": 11}
-    assert sorted(found.rejected) == sorted(row for receipt in receipts for row in receipt.rejected)
+    assert sorted(found.rejected) == sorted(row for receipt in made for row in receipt.rejected)
     assert found.filtered == {"tissue": 11}
     counted = {image_id: tuple(counts) for image_id, *counts in map(dict.values, found.images.to_pylist())}
-    of = lambda i, n: sum(receipt.images.get(i, (0, 0, 0, 0))[n] for receipt in receipts)
-    ids = {image_id for receipt in receipts for image_id in receipt.images}
+    of = lambda i, n: sum(receipt.images.get(i, (0, 0, 0, 0))[n] for receipt in made)
+    ids = {image_id for receipt in made for image_id in receipt.images}
     assert counted == {image_id: tuple(of(image_id, n) for n in range(4)) for image_id in ids}
     flat = pixels.reshape(-1, 3).astype(np.float64)
-    assert found.moments.count.tolist() == [len(flat)] * 3
-    np.testing.assert_allclose(found.moments.mean, flat.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(found.moments.m2 / len(flat), flat.var(axis=0), rtol=1e-12)
+    assert found.pixel_statistics.count.tolist() == [len(flat)] * 3
+    np.testing.assert_allclose(found.pixel_statistics.mean, flat.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.pixel_statistics.m2 / len(flat), flat.var(axis=0), rtol=1e-12)
 
 
 def test_tf_transform_gets_a_row_for_each_group_and_label_that_add_up(written, tmp_path):
-    folder, receipts, pixels = written
-    sum_up(folder, [receipt.shard for receipt in receipts], str(tmp_path / "work"))
+    folder, made, pixels = written
+    sum_up(folder, [receipt.shard for receipt in made], str(tmp_path / "work"))
     rows = receipts.read_sums(str(tmp_path / "work"), "train", 11).rows
     assert len(rows) == 3 * 2
     total = lambda name: np.sum([row[name] for row in rows], axis=0)
@@ -80,8 +80,8 @@ def test_tf_transform_gets_a_row_for_each_group_and_label_that_add_up(written, t
 
 
 def test_neither_order_nor_repetition_of_the_names_changes_a_byte(written, tmp_path):
-    folder, receipts, _ = written
-    names = [receipt.shard for receipt in receipts]
+    folder, made, _ = written
+    names = [receipt.shard for receipt in made]
     sum_up(folder, names, str(tmp_path / "one"))
     mixed = [*names, *names[3:5]]
     random.Random(1).shuffle(mixed)
@@ -92,8 +92,8 @@ def test_neither_order_nor_repetition_of_the_names_changes_a_byte(written, tmp_p
 
 @pytest.mark.parametrize("lost", [0, 5, 10])
 def test_a_missing_shard_is_an_error_of_the_program(written, tmp_path, lost):
-    folder, receipts, _ = written
-    names = [receipt.shard for receipt in receipts if receipt.shard != receipts[lost].shard]
+    folder, made, _ = written
+    names = [receipt.shard for receipt in made if receipt.shard != made[lost].shard]
     sum_up(folder, names, str(tmp_path / "work"))
     with pytest.raises(RuntimeError, match="10 of 11 shards have receipts"):
         receipts.read_sums(str(tmp_path / "work"), "train", 11)

@@ -30,7 +30,7 @@ import tensorflow as tf
 class PatchRecord(NamedTuple):
     """An encoded patch and where it comes from; the fields are the features of the Example.
 
-    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``beside`` the
+    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``companions`` the
     encoded patches of further rasters and scales by the names of their features. ``copy`` is 0 for a patch as it was
     cut and counts its augmented copies; of random crops it counts on through all of the image.
     """
@@ -47,7 +47,7 @@ class PatchRecord(NamedTuple):
     meta: tuple[tuple[str, int | float | str], ...] = ()
     copy: int = 0
     augmentation: str | None = None
-    beside: tuple[tuple[str, bytes], ...] = ()
+    companions: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def key(self) -> str:
@@ -76,7 +76,7 @@ def to_example(record: PatchRecord) -> bytes:
     values |= {META + name: value for name, value in values.pop("meta")}
     if record.augmentation is None and not record.copy:
         del values["copy"], values["augmentation"]
-    values |= dict(values.pop("beside"))
+    values |= dict(values.pop("companions"))
     entries = ({name: _feature(value)} for name, value in values.items())
     features = b"".join(tf.train.Features(feature=entry).SerializeToString() for entry in entries)
     return b"\x0a" + _varint(len(features)) + features  # field 1 of Example, a message
@@ -109,13 +109,13 @@ def from_example(data: bytes) -> PatchRecord:
         augmentation = features["augmentation"].bytes_list.value[0].decode() if "augmentation" in features else None
         height, width, channels = features["shape"].int64_list.value
         meta = tuple(sorted((name[len(META) :], _value(features[name])) for name in features if name.startswith(META)))
-        beside = tuple(sorted((n, features[n].bytes_list.value[0]) for n in features if n.startswith(BESIDE)))
+        companions = tuple(sorted((n, features[n].bytes_list.value[0]) for n in features if n.startswith(BESIDE)))
     except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
         raise ValueError(f"not an Example of a patch: {error}") from error
     key = text.pop("key")
     image, shape = features["image"].bytes_list.value[0], (height, width, channels)
     record = PatchRecord(image, shape, **text, **numbers, meta=meta)
-    record = record._replace(copy=copy, augmentation=augmentation, beside=beside)
+    record = record._replace(copy=copy, augmentation=augmentation, companions=companions)
     if key != record.key:
         raise ValueError(f"key {key!r} does not fit the other features, which give {record.key!r}")
     return record

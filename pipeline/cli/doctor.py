@@ -143,7 +143,7 @@ def _devices(config: Config | None) -> Finding:
 
 def _flink(options: Mapping[str, Any]) -> Finding:
     """The cluster that the configuration names, and the jar with Beam's runner."""
-    from pipeline.runners.flink import ask
+    from pipeline.runners.flink import cluster_overview
 
     jar, master = options.get("flink_job_server_jar"), options.get("flink_master")
     if jar and "://" not in jar and not os.path.exists(jar):
@@ -153,7 +153,7 @@ def _flink(options: Mapping[str, Any]) -> Finding:
     if not master:
         return Finding("ok", "flink", f"a Flink on this machine, by {jar}")
     try:
-        cluster = ask(master)
+        cluster = cluster_overview(master)
     except UsageError as error:
         return Finding("FAIL", "flink", str(error))
     slots = f"{cluster['slots-available']} of {cluster['slots-total']} slots free"

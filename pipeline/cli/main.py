@@ -20,7 +20,7 @@ import click
 
 from pipeline import __version__
 from pipeline.cli.exits import explain
-from pipeline.cli.runs import Run, Telling, recorded
+from pipeline.cli.runs import Notify, Run, recorded
 from pipeline.cli.version_commands import COMMANDS
 from pipeline.config import Config, load_config
 from pipeline.errors import CommandError, Exit
@@ -110,7 +110,7 @@ def build(
         flags = [f"--runner={_RUNNERS[runner or 'flink']}"]
         flags += [f"--flink_master={flink_master}"] if flink_master else []
         arguments["beam_options"] = (*flags, *arguments["beam_options"])
-    _build("build", Telling(metrics_file, notify), lambda run: _prepare(**arguments, run=run), fresh=fresh, wait=wait)
+    _build("build", Notify(metrics_file, notify), lambda run: _prepare(**arguments, run=run), fresh=fresh, wait=wait)
 
 
 @main.command()
@@ -138,7 +138,7 @@ def retry(
             file.flush()
             return _prepare(file.name, beam_options, overrides, (), dataset, run)
 
-    _build("retry", Telling(metrics_file, notify), prepare, retry=True)
+    _build("retry", Notify(metrics_file, notify), prepare, retry=True)
 
 
 @main.command()
@@ -251,10 +251,10 @@ def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
     sys.exit(1 if failed else 0)
 
 
-def _build(command: str, telling: Telling, prepare: Callable[[Run], tuple[Config, Any]], **how: bool) -> None:
+def _build(command: str, notify_how: Notify, prepare: Callable[[Run], tuple[Config, Any]], **how: bool) -> None:
     """Builds with a bar, records the run, and prints what came of it."""
     try:
-        with recorded(command, telling) as run:
+        with recorded(command, notify_how) as run:
             config, options = prepare(run)
             from pipeline.build import build as build_dataset
             from pipeline.cli.progress_bar import bar

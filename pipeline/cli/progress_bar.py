@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.versions import lifecycle
-from pipeline.versions.progress import Progress, Receipts, Show, look
+from pipeline.versions.progress import Progress, Receipts, Show, read_progress
 
 
 def describe_output(out: str) -> str:
@@ -18,7 +18,7 @@ def describe_output(out: str) -> str:
     if name is None:
         return f"{published}nothing"
     folder = lifecycle.folder_of(out, name)
-    progress = look(Receipts(folder), storage.join(folder, lifecycle.WORK), 0)
+    progress = read_progress(Receipts(folder), storage.join(folder, lifecycle.WORK), 0)
     if progress is None:
         return f"{published}{name}: the images are being inspected"
     shards = f"{progress.shards_done:,} of {progress.shards:,} shards"

@@ -52,7 +52,7 @@ class Run:
         self.unchanged, self.built = False, True
 
 
-class Telling(NamedTuple):
+class Notify(NamedTuple):
     """Who is told how a run ended, beside ``runs.jsonl``.
 
     Attributes:
@@ -65,7 +65,7 @@ class Telling(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded(command: str, telling: Telling) -> Iterator[Run]:
+def recorded(command: str, notify_how: Notify) -> Iterator[Run]:
     """A run as the block: whichever way the block ends, it is noted and told; what it raises goes on.
 
     Args:
@@ -79,7 +79,7 @@ def recorded(command: str, telling: Telling) -> Iterator[Run]:
         error = raised
         raise
     finally:
-        _record(describe(run, error), telling)
+        _record(describe(run, error), notify_how)
 
 
 def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
@@ -114,15 +114,15 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
     }
 
 
-def _record(entry: dict[str, Any], telling: Telling) -> None:
+def _record(entry: dict[str, Any], notify_how: Notify) -> None:
     with _warning(f"{FILE} of {entry['output']}"):
         add(entry)
-    if telling.metrics_file:
-        with _warning(telling.metrics_file):
-            write_metrics(telling.metrics_file, entry, last_success(entry["output"]))
-    if telling.notify:
-        with _warning(f"--notify-command {telling.notify[0]}"):
-            _notify(telling.notify, json.dumps(entry))
+    if notify_how.metrics_file:
+        with _warning(notify_how.metrics_file):
+            write_metrics(notify_how.metrics_file, entry, last_success(entry["output"]))
+    if notify_how.notify:
+        with _warning(f"--notify-command {notify_how.notify[0]}"):
+            _notify(notify_how.notify, json.dumps(entry))
 
 
 def _notify(command: Sequence[str], said: str) -> None:

@@ -35,7 +35,7 @@ def publish(output: str, version: str, wait: bool) -> None:
     from pipeline.versions import history, lease, lifecycle
 
     with lease.hold(output, wait) as held:
-        failed = history.failed_gates(history.checked(output, version))
+        failed = history.failed_gates(history.require_publishable(output, version))
         lifecycle.publish(output, version, held, by="publish")
     print(f"published {version}" + (f", which did not pass {failed}" if failed else ""))
 
@@ -62,9 +62,9 @@ def prune(output: str, keep: int, keep_days: float, delete: bool) -> None:
     from pipeline.versions import history, lease, lifecycle
 
     with lease.hold(output):
-        names = history.superfluous(output, keep, keep_days)
+        names = history.prunable(output, keep, keep_days)
         for name in names:
-            freed = history.own_bytes(output, name) / 1e6
+            freed = history.exclusive_bytes(output, name) / 1e6
             if delete:
                 lifecycle.remove(output, name)
             print(f"{'removed' if delete else 'would remove'} {name}: {freed:,.1f} MB of its own")

@@ -3,19 +3,17 @@
 Answers at once: imports neither storage nor Beam nor TensorFlow.
 """
 
-from pipeline.config.file import load_config
+from pipeline.config.effects import Effect, Key, keys_of
+from pipeline.config.file import json_schema, load_config
 from pipeline.config.schema import (
-    DTYPES,
     OWN_COLUMNS,
     Augment,
     Bounds,
     Config,
     Constant,
-    Coordinates,
     Crops,
     Distances,
     Drift,
-    Dtype,
     Form,
     Gates,
     Input,
@@ -30,10 +28,10 @@ from pipeline.config.schema import (
     Workers,
     column_problem,
 )
-from pipeline.config.values import secret_in
+from pipeline.config.values import DTYPES, Coordinates, Dtype, secret_in
 
 __all__ = [
     "DTYPES", "OWN_COLUMNS", "Augment", "Bounds", "Config", "Constant", "Coordinates", "Crops", "Distances", "Drift",
-    "Dtype", "Form", "Gates", "Input", "Output", "Patch", "PatchLabel", "Points", "Quality", "Raster", "Regex",
-    "Replace", "Workers", "column_problem", "load_config", "secret_in",
+    "Dtype", "Effect", "Form", "Gates", "Input", "Key", "Output", "Patch", "PatchLabel", "Points", "Quality", "Raster",
+    "Regex", "Replace", "Workers", "column_problem", "json_schema", "keys_of", "load_config", "secret_in",
 ]  # fmt: skip

@@ -1,56 +1,91 @@
-"""What a change of each key of the configuration changes in a dataset, and so what a build does again.
+"""What a change of a key changes in a dataset, and so what a build does again.
 
-========  =============================================================================================================
-pixels    the patches themselves: everything is read and cut again
-names     what records say beside their pixels, and where they lie: records are written again, nothing is decoded
-report    nothing of the dataset
-========  =============================================================================================================
+======  ===============================================================================================================
+pixels  the patches themselves: everything is read and cut again
+names   what records say beside their pixels, and where they lie: records are written again, nothing is decoded
+report  nothing of the dataset
+======  ===============================================================================================================
 
-``*`` stands for any name, and a section for all of its keys. A key that is not here counts as one of the pixels, and
-fails a test.
+The effect of a key stands beside its field in ``pipeline.config.schema``, as metadata of the annotation. An effect of a
+section holds for all its keys.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import enum
+import typing
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-Effect = Literal["pixels", "names", "report"]
-
-_PIXELS = """
-input.level input.mpp input.gsd input.page input.bands input.convert input.depth input.channels input.dtype input.range
-input.fingerprint input.points.label input.points.coordinates
-input.rasters.*.level input.rasters.*.channels input.rasters.*.dtype input.rasters.*.pad_value
-input.rasters.*.classes input.rasters.*.class_from input.rasters.*.coordinates
-patch.cover patch.label.raster patch.label.min patch.scales patch.stain
-patch.size patch.stride patch.dilation patch.origin patch.edge patch.pad_mode patch.pad_value
-patch.crops.per_image patch.crops.per_megapixel patch.crops.tries
-quality.keep quality.duplicates quality.tissue_threshold quality.nodata
-augment.copies augment.original augment.flip augment.quarter_turns augment.rotation augment.blur augment.stain
-augment.brightness augment.contrast augment.saturation augment.hue augment.noise
-output.encoding output.quality seed
-"""
-_NAMES = "input.label input.group input.columns splits output.shard_size output.order"
-_REPORT = """
-input.images input.manifest input.root input.max_seconds input.rasters.*.file input.points.file
-output.path max_rejected gates beam
-workers.device workers.processes_per_gpu workers.windows_per_gpu workers.accelerator workers.min_ram
-"""
-
-EFFECTS: dict[str, Effect] = {
-    **dict.fromkeys(_PIXELS.split(), "pixels"),
-    **dict.fromkeys(_NAMES.split(), "names"),
-    **dict.fromkeys(_REPORT.split(), "report"),
-}
+from pydantic import BaseModel, GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 
-def without(values: dict[str, Any], effect: Effect) -> dict[str, Any]:
-    """A dumped configuration without the keys that have this effect.
+class Effect(enum.StrEnum):
+    """What changes with a key."""
 
-    >>> without({"seed": 1, "output": {"path": "a", "order": "shuffled"}}, "report")
+    PIXELS = "pixels"
+    NAMES = "names"
+    REPORT = "report"
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The JSON schema of a key says what a change costs."""
+        return handler(schema) | {"x-effect": self.value}
+
+
+class Key(NamedTuple):
+    """A key of the configuration.
+
+    Attributes:
+        name: its path, ``input.rasters.*.level``; ``*`` stands for any name.
+        effect: what a change of it changes.
+        field: type, default and description.
+    """
+
+    name: str
+    effect: Effect
+    field: FieldInfo
+
+
+def keys_of(model: type[BaseModel], above: str = "", inherited: Effect | None = None) -> Iterator[Key]:
+    """Yields every key of a section and of the sections below it.
+
+    Raises:
+        TypeError: for a key without an effect.
+    """
+    for name, field in model.model_fields.items():
+        effect = next((one for one in field.metadata if isinstance(one, Effect)), inherited)
+        sections = list(_sections_in(field.annotation))
+        for section, star in sections:
+            yield from keys_of(section, f"{above}{name}.{star}", effect)
+        if not sections:
+            if effect is None:
+                raise TypeError(f"{above}{name} has no effect; annotate it with one of {', '.join(Effect)}")
+            yield Key(f"{above}{name}", effect, field)
+
+
+def _sections_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
+    """Yields the sections that a value of this type may be, with ``*.`` where they have names of the user's own."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not getattr(annotation, "is_value", False):
+            yield annotation, ""
+    elif typing.get_origin(annotation) is dict:
+        yield from ((section, "*.") for section, _ in _sections_in(typing.get_args(annotation)[1]))
+    else:
+        for part in typing.get_args(annotation):
+            yield from _sections_in(part)
+
+
+def without(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """A dumped configuration without the keys of these names.
+
+    >>> without({"seed": 1, "output": {"path": "a", "order": "shuffled"}}, ["output.path"])
     {'seed': 1, 'output': {'order': 'shuffled'}}
     """
-    for key in (key for key, its_effect in EFFECTS.items() if its_effect == effect):
-        values = _without(values, key.split("."))
+    for name in names:
+        values = _without(values, name.split("."))
     return values
 
 

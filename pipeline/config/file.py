@@ -64,6 +64,15 @@ def load_config(
         raise ConfigError("\n".join([f"{path}:", *(f"  {_explain(e)}" for e in error.errors())])) from error
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration, for editors that complete and check YAML.
+
+    It knows each key by itself; what keys have to be beside each other only :func:`load_config` knows.
+    """
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
+    return schema | {"title": "patchbeam configuration"}
+
+
 def _set(values: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:

@@ -1,19 +1,21 @@
-"""What a build is told: a YAML file, validated into a frozen configuration.
+"""The schema of a configuration: every key with its type, its effect and what it is for.
 
-Importing this module imports neither Beam nor TensorFlow, so that a wrong configuration answers at once.
+A key is annotated with its :class:`~pipeline.config.effects.Effect` and its description; the key reference in the docs,
+the table of what a rebuild costs and the JSON schema are made from here. Rules between keys are in
+``pipeline.config.rules``.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -24,49 +26,39 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.effects import without
+from pipeline.config import rules
+from pipeline.config.effects import Effect, keys_of, without
 from pipeline.config.values import (
     CREDENTIALS,
-    LIMITS,
+    BeamValue,
     ByteSize,
+    Coordinates,
+    Count,
+    Dtype,
+    Index,
     Integer,
     Location,
+    Locations,
     Number,
+    Offsets,
     Pair,
-    beam_value,
+    Range,
+    Share,
+    Threshold,
+    about,
     holds,
-    low_and_high,
     one_or_two_of,
-    otsu_or_integer,
-    pair_of_offsets,
-    without_one,
 )
 from transforms.grid import Edge, PadMode
 
+PIXELS, NAMES, REPORT = Effect.PIXELS, Effect.NAMES, Effect.REPORT
 
-def _name_source(value: Any) -> str:
-    """Which kind of source of names a value is, so that only this kind complains of it."""
-    if isinstance(value, dict) and len(value) == 1:
-        return f"<{next(iter(value))}>"
-    return "<regex>" if isinstance(value, Regex) else "<constant>" if isinstance(value, Constant) else "<word>"
-
-
-Dtype = Literal["uint8", "uint16", "float32"]
-# Of annotations: pixels of full resolution, or the coordinate system of the image.
-Coordinates = Literal["pixels", "world"]
-DTYPES: tuple[str, ...] = get_args(Dtype)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# The columns of a manifest that patchbeam itself uses; all others are carried into the records.
+# The columns of an input manifest that patchbeam itself uses; all others are carried into the records.
 OWN_COLUMNS = ("uri", "label", "group", "split", "mask", "points", "regions")
 
 
 def column_problem(name: str) -> str | None:
-    """Why this cannot be a further column of a manifest; None if it can."""
+    """Why this cannot be a metadata column of an input manifest; None if it can."""
     if name in OWN_COLUMNS:
         return f"{name!r} is a column of patchbeam's own, which is carried anyway"
     if not name.strip() or "/" in name or not name.isprintable():
@@ -74,7 +66,17 @@ def column_problem(name: str) -> str | None:
     return None
 
 
-class Regex(_Section):
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Value(_Section):
+    """A value with parts, which stands for one key."""
+
+    is_value: ClassVar[bool] = True
+
+
+class Regex(_Value):
     """The first group of the expression, searched for in the image id."""
 
     regex: str
@@ -91,13 +93,13 @@ class Regex(_Section):
         return value
 
 
-class Constant(_Section):
+class Constant(_Value):
     """The same name for every image."""
 
     constant: str
 
 
-class Replace(_Section):
+class Replace(_Value):
     """The URI of the image with what ``match`` finds in it replaced, as Python's ``re.sub`` does."""
 
     match: str
@@ -112,20 +114,57 @@ class Replace(_Section):
         return self
 
 
+class Bounds(_Value):
+    """What a number has to be, both ends included."""
+
+    min: Number | None = None
+    max: Number | None = None
+
+    @model_validator(mode="after")
+    def _is_a_bound(self) -> Bounds:
+        if self.min is None and self.max is None:
+            raise ValueError("use min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+# Which kind of value is meant, so that only this kind complains of it.
+_word_or_rule = Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>")
+
+
+@Discriminator
+def _name_source(value: Any) -> str:
+    if isinstance(value, dict) and len(value) == 1:
+        return f"<{next(iter(value))}>"
+    return "<regex>" if isinstance(value, Regex) else "<constant>" if isinstance(value, Constant) else "<word>"
+
+
 class Raster(_Section):
-    """Another raster of the same pixels as the image: classes, further bands, the next time step; or polygons."""
+    """A companion raster: other values of the same pixels, such as classes or further bands; or polygons."""
 
     file: Annotated[
         Annotated[Literal["mask", "regions"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
-        Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
+        _word_or_rule,
+        REPORT,
+        about(
+            "Where it is: mask or regions, the column of the input manifest, or {match, replace}, a rule on the URI of "
+            "the image. GeoJSON is drawn as a raster of classes."
+        ),
     ] = "mask"
-    level: Annotated[Integer, Field(ge=0)] = 0
-    channels: Annotated[Integer, Field(ge=1)] = 1
-    dtype: Dtype = "uint8"
-    pad_value: Number = 0
-    classes: dict[str, Number] = {}
-    class_from: str | None = None
-    coordinates: Coordinates = "pixels"
+    level: Annotated[Index, PIXELS, about("Pyramid level of the raster's own file.")] = 0
+    channels: Annotated[Count, PIXELS, about("Channels that it has to have.")] = 1
+    dtype: Annotated[Dtype, PIXELS, about("Type that its values have to have.")] = "uint8"
+    pad_value: Annotated[Number, PIXELS, about("Value beyond the border, for patch.pad_mode: constant.")] = 0
+    classes: Annotated[dict[str, Number], PIXELS, about("Names of its values, as {name: value}.")] = {}
+    class_from: Annotated[
+        str | None,
+        PIXELS,
+        about("The property of a polygon that names its class, such as classification.name; without it all are 1."),
+    ] = None
+    coordinates: Annotated[
+        Coordinates, PIXELS, about("Of polygons: pixels of full resolution, or world, the image's coordinate system.")
+    ] = "pixels"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Raster:
@@ -150,46 +189,122 @@ class Raster(_Section):
 
 
 class Points(_Section):
-    """Points of an image that patches are cut around."""
+    """Points of an image that patches are cut around, in place of a grid."""
 
     file: Annotated[
         Annotated[Literal["points"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
-        Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>"),
+        _word_or_rule,
+        REPORT,
+        about(
+            "Where they are: points, the column of the input manifest, or {match, replace}, a rule on the URI of the "
+            "image. CSV with x, y or col, row; GeoJSON of points; a list of pairs."
+        ),
     ] = "points"
-    label: str | None = None
-    coordinates: Coordinates = "pixels"
+    label: Annotated[
+        str | None,
+        PIXELS,
+        about("The column or property that labels a patch; the label of the image where it is empty."),
+    ] = None
+    coordinates: Annotated[
+        Coordinates, PIXELS, about("Pixels of full resolution, or world, the image's coordinate system.")
+    ] = "pixels"
 
 
 class Input(_Section):
     """Which images, and what they have to be."""
 
-    images: Annotated[tuple[Location, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
-    manifest: Location | None = None
-    columns: dict[str, Literal["integer", "number", "text"]] | None = None
-    root: Location | None = None
-    level: Annotated[Integer, Field(ge=0)] = 0
-    mpp: Annotated[Number, Field(gt=0)] | None = None
-    gsd: Annotated[Number, Field(gt=0)] | None = None
-    page: Annotated[Integer, Field(ge=0)] | None = None
-    bands: tuple[Annotated[Integer, Field(ge=1)], ...] = ()
-    convert: Literal["as-is", "rgb", "gray"] = "as-is"
-    depth: Literal["exact", "widen", "scale", "clip"] = "exact"
-    max_seconds: Annotated[Number, Field(gt=0)] = 120
-    fingerprint: Literal["stat", "content"] = "stat"
-    channels: Annotated[Integer, Field(ge=1)] = 3
-    dtype: Dtype = "uint8"
-    range: Annotated[tuple[Number, Number], BeforeValidator(low_and_high)] | None = None
-    rasters: dict[str, Raster] = {}
-    points: Points | None = None
+    images: Annotated[
+        Locations,
+        REPORT,
+        about(
+            "Patterns of files: local paths, gs:// or s3:// URIs. * and ? stay within a name, ** stands for any number "
+            "of folders. The first bytes decide how a file is read."
+        ),
+    ] = ()
+    manifest: Annotated[
+        Location | None, REPORT, about("A table of images, CSV, JSON Lines or Parquet, in place of patterns or beside.")
+    ] = None
+    columns: Annotated[
+        dict[str, Literal["integer", "number", "text"]] | None,
+        NAMES,
+        about("Metadata columns of the input manifest that records carry, and their types; all of them if not given."),
+    ] = None
+    root: Annotated[
+        Location | None,
+        REPORT,
+        about("The identity of an image is its path below this folder; not given: the folder that all have in common."),
+    ] = None
+    level: Annotated[Index, PIXELS, about("Pyramid level that is cut; 0 is full resolution.")] = 0
+    mpp: Annotated[
+        Annotated[Number, Field(gt=0)] | None,
+        PIXELS,
+        about("Micrometres per pixel, in place of level: read from the nearest finer level, and averaged by area."),
+    ] = None
+    gsd: Annotated[
+        Annotated[Number, Field(gt=0)] | None,
+        PIXELS,
+        about("Size of a pixel in units of the image's coordinate system, in place of level."),
+    ] = None
+    page: Annotated[
+        Index | None,
+        PIXELS,
+        about("Which image of a file that holds several, counted from 0; such files are rejected without it."),
+    ] = None
+    bands: Annotated[
+        tuple[Count, ...], PIXELS, about("Of files with many channels these ones, in this order; the first is 1.")
+    ] = ()
+    convert: Annotated[
+        Literal["as-is", "rgb", "gray"],
+        PIXELS,
+        about("rgb repeats grey and converts CMYK by the plain formula, gray takes the luma; alpha is left out."),
+    ] = "as-is"
+    depth: Annotated[
+        Literal["exact", "widen", "scale", "clip"],
+        PIXELS,
+        about(
+            "How the type of a file becomes dtype. exact: it has to be dtype; widen: no value changes; scale: range to "
+            "range; clip: the nearest value."
+        ),
+    ] = "exact"
+    max_seconds: Annotated[
+        Annotated[Number, Field(gt=0)],
+        REPORT,
+        about("Processor time for the header and for each window; what takes longer is rejected."),
+    ] = 120
+    fingerprint: Annotated[
+        Literal["stat", "content"],
+        PIXELS,
+        about(
+            "What tells whether a file changed. stat: size and time, or the checksum of a store; content: all its bytes."
+        ),
+    ] = "stat"
+    channels: Annotated[Count, PIXELS, about("Channels that the images have to have after all that.")] = 3
+    dtype: Annotated[Dtype, PIXELS, about("Type that their values have to have after all that.")] = "uint8"
+    range: Annotated[
+        Range | None,
+        PIXELS,
+        about("Lowest and highest value, for scores and augmentation; not given: those of the dtype."),
+    ] = None
+    rasters: Annotated[
+        dict[str, Raster], about("Companion rasters, cut with the same boxes: masks, bands, the next time step.")
+    ] = {}
+    points: Annotated[Points | None, about("Cut around points in place of a grid.")] = None
     label: Annotated[
         Annotated[Literal["folder"] | None, Tag("<word>")]
         | Annotated[Regex, Tag("<regex>")]
         | Annotated[Constant, Tag("<constant>")],
-        Discriminator(_name_source),
+        _name_source,
+        NAMES,
+        about(
+            "The class of an image: folder, the name of the folder that holds it; {regex: '(first group)'}, searched for "
+            "in its identity; {constant: name}; or none."
+        ),
     ] = None
     group: Annotated[
         Annotated[Literal["image", "folder"], Tag("<word>")] | Annotated[Regex, Tag("<regex>")],
-        Discriminator(_name_source),
+        _name_source,
+        NAMES,
+        about("What is kept in one split: image, folder, or {regex: '(patient[0-9]+)'}."),
     ] = "image"
 
     @model_validator(mode="after")
@@ -215,7 +330,7 @@ class Input(_Section):
 
     @field_validator("columns")
     @classmethod
-    def _columns_are_further_ones(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+    def _columns_can_be_carried(cls, value: dict[str, str] | None) -> dict[str, str] | None:
         for name in value or {}:
             if problem := column_problem(name):
                 raise ValueError(problem)
@@ -230,36 +345,37 @@ class Input(_Section):
         return value
 
 
-class Bounds(_Section):
-    """What a score has to be, both ends included."""
-
-    min: Number | None = None
-    max: Number | None = None
-
-    @model_validator(mode="after")
-    def _is_a_bound(self) -> Bounds:
-        if self.min is None and self.max is None:
-            raise ValueError("use min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
-        return self
-
-
 class Quality(_Section):
-    """Scores of every patch, see ``transforms/quality.py``, and which patches are kept."""
+    """Scores of every patch, see ``transforms.quality``, and which patches are kept."""
 
-    keep: dict[Literal["tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata"], Bounds] = {}
-    duplicates: Annotated[Integer, Field(ge=0, le=63)] | None = None
-    tissue_threshold: Annotated[int | Literal["otsu"], BeforeValidator(otsu_or_integer)] = "otsu"
-    nodata: Number | None = None
+    keep: Annotated[
+        dict[Literal["tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata"], Bounds],
+        PIXELS,
+        about("Patches are kept whose scores lie within these bounds, {score: {min, max}}."),
+    ] = {}
+    duplicates: Annotated[
+        Annotated[Integer, Field(ge=0, le=63)] | None,
+        PIXELS,
+        about("Of patches of an image whose fingerprints differ in at most so many bits, only the first is kept."),
+    ] = None
+    tissue_threshold: Annotated[
+        Threshold, PIXELS, about("Saturation above which a pixel is tissue; otsu: found for each image.")
+    ] = "otsu"
+    nodata: Annotated[Number | None, PIXELS, about("Value of pixels without data, for the score nodata.")] = None
 
 
 class Crops(_Section):
     """Random crops in place of a grid."""
 
-    per_image: Annotated[Integer, Field(ge=1)] | None = None
-    per_megapixel: Annotated[Number, Field(gt=0)] | None = None
-    tries: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    per_image: Annotated[Count | None, PIXELS, about("Crops of each image.")] = None
+    per_megapixel: Annotated[
+        Annotated[Number, Field(gt=0)] | None, PIXELS, about("Crops of each million pixels of an image.")
+    ] = None
+    tries: Annotated[
+        Annotated[Integer, Field(ge=1, le=1000)],
+        PIXELS,
+        about("Times that a crop is drawn until quality.keep or patch.cover keep it; the last one counts."),
+    ] = 1
 
     @model_validator(mode="after")
     def _has_one_number(self) -> Crops:
@@ -271,18 +387,28 @@ class Crops(_Section):
 class Augment(_Section):
     """Changed copies of the patches of the training split; the ranges are those of ``transforms.augment.Ranges``."""
 
-    copies: Annotated[Integer, Field(ge=1)] = 1
-    original: bool = True
-    flip: bool = False
-    quarter_turns: bool = False
-    rotation: Annotated[Number, Field(ge=0, le=180)] = 0
-    blur: Annotated[Number, Field(ge=0, le=20)] = 0
-    stain: Annotated[Number, Field(ge=0, lt=1)] = 0
-    brightness: Annotated[Number, Field(ge=0, le=1)] = 0
-    contrast: Annotated[Number, Field(ge=0, le=1)] = 0
-    saturation: Annotated[Number, Field(ge=0, le=1)] = 0
-    hue: Annotated[Number, Field(ge=0, le=180)] = 0
-    noise: Annotated[Number, Field(ge=0, le=1)] = 0
+    copies: Annotated[Count, PIXELS, about("Changed copies of every training patch.")] = 1
+    original: Annotated[bool, PIXELS, about("Whether the patch itself is kept beside its copies.")] = True
+    flip: Annotated[bool, PIXELS, about("Mirror left and right in half of the copies.")] = False
+    quarter_turns: Annotated[bool, PIXELS, about("Turn by 0, 90, 180 or 270 degrees.")] = False
+    rotation: Annotated[
+        Annotated[Number, Field(ge=0, le=180)], PIXELS, about("Turn by up to so many degrees either way.")
+    ] = 0
+    blur: Annotated[
+        Annotated[Number, Field(ge=0, le=20)],
+        PIXELS,
+        about("Standard deviation of a Gaussian blur, at most, in pixels."),
+    ] = 0
+    stain: Annotated[
+        Annotated[Number, Field(ge=0, lt=1)], PIXELS, about("Change of the amounts of stain (HED), as a fraction.")
+    ] = 0
+    brightness: Annotated[Share, PIXELS, about("Change of brightness, as a fraction of the range.")] = 0
+    contrast: Annotated[Share, PIXELS, about("Change of contrast, as a fraction.")] = 0
+    saturation: Annotated[Share, PIXELS, about("Change of saturation, as a fraction.")] = 0
+    hue: Annotated[Annotated[Number, Field(ge=0, le=180)], PIXELS, about("Change of hue in degrees, either way.")] = 0
+    noise: Annotated[
+        Share, PIXELS, about("Standard deviation of Gaussian noise, at most, as a fraction of the range.")
+    ] = 0
 
     def ranges(self) -> dict[str, Any]:
         """Keyword arguments of ``transforms.augment.Ranges``."""
@@ -292,25 +418,56 @@ class Augment(_Section):
 class PatchLabel(_Section):
     """The class of a raster that covers most of a patch, as its label; that of the image where it covers too little."""
 
-    raster: str
-    min: Annotated[Number, Field(ge=0, le=1)] = 0
+    raster: Annotated[str, PIXELS, about("A raster of input.rasters whose classes have names.")]
+    min: Annotated[Share, PIXELS, about("Share of the patch that the class has to cover.")] = 0
+
+
+def _without_one(scales: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the patch itself."""
+    return tuple(scale for scale in scales if scale != 1)
 
 
 class Patch(_Section):
-    """How an image is cut; pairs are for rows and columns."""
+    """How an image is cut. A pair is for rows and columns; one value stands for both."""
 
-    size: Pair = (256, 256)
-    stride: Pair | None = None
-    dilation: Pair = (1, 1)
-    origin: Annotated[tuple[int, int], BeforeValidator(pair_of_offsets)] = (0, 0)
-    edge: Annotated[tuple[Edge, Edge], one_or_two_of(*get_args(Edge))] = ("pad", "pad")
-    pad_mode: Annotated[tuple[PadMode, PadMode], one_or_two_of(*get_args(PadMode))] = ("reflect", "reflect")
-    pad_value: Number = 0
-    crops: Crops | None = None
-    scales: Annotated[tuple[Annotated[Integer, Field(ge=1, le=64)], ...], AfterValidator(without_one)] = ()
-    cover: dict[str, dict[str, Bounds]] = {}
-    label: PatchLabel | None = None
-    stain: Literal["macenko"] | None = None
+    size: Annotated[Pair, PIXELS, about("Pixels of a patch.")] = (256, 256)
+    stride: Annotated[
+        Pair | None,
+        PIXELS,
+        about("Pixels from one patch to the next; not given: what a patch spans, so that they lie side by side."),
+    ] = None
+    dilation: Annotated[Pair, PIXELS, about("Pixels of the image from one pixel of a patch to the next.")] = (1, 1)
+    origin: Annotated[
+        Offsets, PIXELS, about("Where the first patch begins; before the image, as in [-128, 0], with edge: pad.")
+    ] = (0, 0)
+    edge: Annotated[
+        tuple[Edge, Edge],
+        one_or_two_of(*get_args(Edge)),
+        PIXELS,
+        about("Where the last patch does not end at the border: drop it, pad the image, or shift the patch back."),
+    ] = ("pad", "pad")
+    pad_mode: Annotated[
+        tuple[PadMode, PadMode], one_or_two_of(*get_args(PadMode)), PIXELS, about("What lies beyond the border.")
+    ] = ("reflect", "reflect")
+    pad_value: Annotated[Number, PIXELS, about("Value beyond the border, for pad_mode: constant.")] = 0
+    crops: Annotated[Crops | None, about("Random crops in place of a grid.")] = None
+    scales: Annotated[
+        tuple[Annotated[Integer, Field(ge=1, le=64)], ...],
+        AfterValidator(_without_one),
+        PIXELS,
+        about("Surroundings: as many pixels about the same middle, each so many times as large, as features scale/N."),
+    ] = ()
+    cover: Annotated[
+        dict[str, dict[str, Bounds]],
+        PIXELS,
+        about(
+            "Which share of a patch classes have to cover, {raster: {class: {min, max}}}; any stands for all of them."
+        ),
+    ] = {}
+    label: Annotated[PatchLabel | None, about("Label a patch by the class that covers most of it.")] = None
+    stain: Annotated[
+        Literal["macenko"] | None, PIXELS, about("Normalise the colours of H&E slides to those of a reference.")
+    ] = None
 
     @property
     def span(self) -> tuple[int, int]:
@@ -327,84 +484,117 @@ class Patch(_Section):
 class Output(_Section):
     """Where the dataset goes, and its form."""
 
-    path: Location
-    encoding: Literal["png", "jpeg", "raw"] = "png"
-    quality: Annotated[Integer, Field(ge=1, le=100)] = 95
-    shard_size: ByteSize = 256 * 10**6
-    order: Literal["shuffled", "sequential"] = "shuffled"
+    path: Annotated[Location, REPORT, about("The folder of the dataset: a local path, or a gs:// or s3:// URI.")]
+    encoding: Annotated[
+        Literal["png", "jpeg", "raw"],
+        PIXELS,
+        about("png (exact), jpeg, or raw (exact; for float32 and more than 4 channels)."),
+    ] = "png"
+    quality: Annotated[Annotated[Integer, Field(ge=1, le=100)], PIXELS, about("Quality of JPEG.")] = 95
+    shard_size: Annotated[
+        ByteSize, NAMES, about("Estimated size that shards do not exceed; their number is a power of two.")
+    ] = 256 * 10**6
+    order: Annotated[
+        Literal["shuffled", "sequential"],
+        NAMES,
+        about("In a shard: shuffled, so that training sees mixed data, or sequential."),
+    ] = "shuffled"
 
 
 class Workers(_Section):
     """What the workers that cut have, or have to have; the same patches come out of all of them."""
 
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    processes_per_gpu: Annotated[Integer, Field(ge=1)] = 1
-    windows_per_gpu: Annotated[Integer, Field(ge=1)] = 2
-    accelerator: str | None = None
-    min_ram: ByteSize | None = None
+    device: Annotated[
+        Literal["auto", "cpu", "gpu"], REPORT, about("What cuts; gpu fails at once where TensorFlow sees none.")
+    ] = "auto"
+    processes_per_gpu: Annotated[Count, REPORT, about("Worker processes that share the memory of a GPU.")] = 1
+    windows_per_gpu: Annotated[
+        Count, REPORT, about("Windows on a GPU at a time, however many threads a worker has.")
+    ] = 2
+    accelerator: Annotated[
+        str | None,
+        REPORT,
+        about("For runners that choose machines: type:nvidia-l4;count:1;install-nvidia-driver, for the writing step."),
+    ] = None
+    min_ram: Annotated[ByteSize | None, REPORT, about("For runners that choose machines: memory of a worker.")] = None
 
 
 class Distances(_Section):
-    """How far the shares of the labels may move, see ``pipeline/dataset/drift.py``."""
+    """How far the shares of the labels may move, see ``pipeline.dataset.drift``."""
 
-    infinity_norm: Annotated[Number, Field(ge=0, le=1)] | None = None
-    jensen_shannon_divergence: Annotated[Number, Field(ge=0, le=1)] | None = None
+    infinity_norm: Annotated[Share | None, about("Largest change of the share of any label.")] = None
+    jensen_shannon_divergence: Annotated[Share | None, about("Between the shares of the labels, 0 to 1.")] = None
 
 
 class Drift(_Section):
     """How far the statistics of each split may move from those of the published version."""
 
-    mean: Annotated[Number, Field(ge=0)] | None = None
-    std: Annotated[Number, Field(ge=0)] | None = None
-    jensen_shannon_divergence: Annotated[Number, Field(ge=0, le=1)] | None = None
-    labels: Distances | None = None
+    mean: Annotated[
+        Annotated[Number, Field(ge=0)] | None, about("Of any channel, in standard deviations of the published one.")
+    ] = None
+    std: Annotated[Annotated[Number, Field(ge=0)] | None, about("Of any channel, as a fraction.")] = None
+    jensen_shannon_divergence: Annotated[Share | None, about("Of the histogram of any channel, 0 to 1.")] = None
+    labels: Annotated[Distances | None, about("Of the shares of the labels.")] = None
 
 
 class Gates(_Section):
-    """What a version has to pass before it is published, see ``pipeline/dataset/gates.py``."""
+    """What a version has to pass before it is published, see ``pipeline.dataset.gates``."""
 
-    verify: bool = False
-    rejected: Annotated[Number, Field(ge=0, le=1)] | None = None
-    patches: Bounds | None = None
-    patches_per_label: Bounds | None = None
-    drift: Drift | None = None
-    leakage: Literal["exact", "perceptual"] | None = None
+    verify: Annotated[bool, about("Read every byte again from where it was written.")] = False
+    rejected: Annotated[Share | None, about("Share of the images that may have rejections.")] = None
+    patches: Annotated[
+        Bounds | None, about("Patches of every split, divided by those of the published version, {min, max}.")
+    ] = None
+    patches_per_label: Annotated[Bounds | None, about("The same for every label of every split.")] = None
+    drift: Annotated[Drift | None, about("Drift of pixels and labels against the published version.")] = None
+    leakage: Annotated[
+        Literal["exact", "perceptual"] | None,
+        about("No group and no file in two splits; perceptual: and no images that look alike, which reads all shards."),
+    ] = None
 
 
 class Form(NamedTuple):
-    """What the patches of a feature of the records are.
-
-    Attributes:
-        quality: of JPEG.
-    """
+    """What the patches of a feature of the records are."""
 
     channels: int
     dtype: Dtype
     encoding: Literal["png", "jpeg", "raw"]
-    quality: int
+    jpeg_quality: int
 
 
 class Config(_Section):
-    """A whole configuration; ``configs/quickstart.yaml`` explains every key."""
+    """A whole configuration; ``docs/configuration.md`` lists every key."""
 
-    input: Input
-    output: Output
-    patch: Patch = Patch()
-    quality: Quality | None = None
-    augment: Augment | None = None
-    splits: dict[str, Annotated[Number, Field(ge=0, le=1)]] = {"train": 1.0}
-    seed: Integer = 0
-    max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
-    gates: Gates | None = None
-    workers: Workers = Workers()
-    beam: dict[str, Annotated[Any, BeforeValidator(beam_value)]] = {}
+    input: Annotated[Input, about("Which images, and what they have to be.")]
+    output: Annotated[Output, about("Where the dataset goes, and its form.")]
+    patch: Annotated[Patch, about("How an image is cut.")] = Patch()
+    quality: Annotated[Quality | None, about("Scores of every patch, and which patches are kept.")] = None
+    augment: Annotated[Augment | None, about("Changed copies of the patches of the training split.")] = None
+    splits: Annotated[
+        dict[str, Share],
+        NAMES,
+        about("Which share of the groups goes where. A group stays in its split when others are added."),
+    ] = {"train": 1.0}
+    seed: Annotated[Integer, PIXELS, about("Decides splits, shards, order, crops and augmentation.")] = 0
+    max_rejected: Annotated[
+        Share,
+        REPORT,
+        about("Share of the images (but always one) that may have unreadable parts; beyond it nothing is published."),
+    ] = 0.01
+    gates: Annotated[Gates | None, REPORT, about("What a version has to pass before it is published.")] = None
+    workers: Annotated[Workers, about("What the workers have that cut.")] = Workers()
+    beam: Annotated[
+        dict[str, BeamValue],
+        REPORT,
+        about("Options of Beam, as after the two dashes of the command line, which come first."),
+    ] = {}
 
     @field_validator("beam")
     @classmethod
     def _beam_holds_no_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if re.search("secret|token|password|access_key|connection_string", name):
-                raise PydanticCustomError("secret", f"{name} is a secret; {CREDENTIALS}")
+                raise PydanticCustomError("secret", "{problem}", {"problem": f"{name} is a secret; {CREDENTIALS}"})
         return value
 
     @field_validator("splits")
@@ -419,94 +609,20 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        channels, dtype, encoding = self.input.channels, self.input.dtype, self.output.encoding
-        if encoding == "png" and (dtype == "float32" or channels > 4):
-            raise ValueError(f"output.encoding: png cannot hold {channels} channels of {dtype}; use raw")
-        if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
-            raise ValueError(f"output.encoding: jpeg cannot hold {channels} channels of {dtype}; use png or raw")
-        if not holds(dtype, self.patch.pad_value):
-            raise ValueError(
-                f"patch.pad_value: {self.patch.pad_value:g} is no {dtype}; use an integer 0..{LIMITS[dtype]}"
-            )
-        self._check_range()
-        if self.quality and "tissue" in self.quality.keep and channels != 3:
-            raise ValueError(f"quality.keep.tissue: needs the colours of 3 channels, not {channels}")
-        if self.patch.crops and self.patch.crops.tries > 1:
-            if not self.patch.cover and not (self.quality and self.quality.keep):
-                ways = "quality.keep or patch.cover, which say what is good"
-                raise ValueError(f"patch.crops.tries: nothing is drawn again without {ways}")
-        self._check_classes()
-        if self.patch.stain and (channels, dtype) != (3, "uint8"):
-            raise ValueError(f"patch.stain: is defined for 3 channels of uint8, not {channels} of {dtype}")
-        if len(set(self.patch.scales)) < len(self.patch.scales):
-            raise ValueError(f"patch.scales: {list(self.patch.scales)} names one twice")
-        if self.patch.scales and self.patch.dilation != (1, 1):
-            raise ValueError("patch.scales: has no meaning for patches with gaps; use one of scales and dilation")
-        if self.augment:
-            self._check_augment(self.augment)
-        if self.gates and self.gates.leakage == "perceptual" and self.augment and not self.augment.original:
-            raise ValueError("gates.leakage: perceptual looks at patches as they are; set augment.original: true")
-        if self.input.points and self.patch.crops:
-            raise ValueError("input.points, patch.crops: patches lie around points or at random; use one of them")
-        for origin, edge, span in zip(self.patch.origin, self.patch.edge, self.patch.span):
-            if origin < 0 and edge != "pad":
-                raise ValueError(f"patch.origin: {origin} lies outside the image; use edge: pad there, not {edge}")
-            if origin <= -span:
-                raise ValueError(f"patch.origin: a patch at {origin} that spans {span} pixels does not reach the image")
+        for rule in rules.RULES:
+            rule(self)
         return self
-
-    def _check_classes(self) -> None:
-        """What ``patch.cover`` and ``patch.label`` speak of has to be there."""
-        patch, rasters = self.patch, self.input.rasters
-        named = [(f"patch.cover.{name}", name) for name in patch.cover]
-        named += [("patch.label.raster", patch.label.raster)] if patch.label else []
-        for key, name in named:
-            if name not in rasters or not rasters[name].classes:
-                known = [name for name, raster in rasters.items() if raster.classes]
-                raise ValueError(
-                    f"{key}: {name!r} is no raster with classes; "
-                    + (f"there are {', '.join(known)}" if known else "name them in input.rasters.NAME.classes")
-                )
-        for raster, bounds in patch.cover.items():
-            for name in bounds:
-                if name not in [*rasters[raster].classes, "any"]:
-                    classes = ", ".join(rasters[raster].classes)
-                    raise ValueError(f"patch.cover.{raster}: {name!r} is none of its classes, {classes}, nor any")
-        if patch.label and self.input.points and self.input.points.label:
-            raise ValueError("patch.label, input.points.label: a patch has one label; keep one of them")
-
-    def _check_range(self) -> None:
-        dtype, given = self.input.dtype, self.input.range
-        if given and dtype == "uint8" and given != (0, 255):
-            raise ValueError("input.range: of uint8 it is [0, 255]")
-        if given and not all(holds(dtype, limit) for limit in given):
-            raise ValueError(f"input.range: {list(given)} is no part of 0..{LIMITS[dtype]}, the values of {dtype}")
-        if self.quality and dtype == "float32" and not given:
-            raise ValueError("quality: float32 has no lowest and highest value; set input.range: [low, high]")
-
-    def _check_augment(self, augment: Augment) -> None:
-        channels, dtype, size = self.input.channels, self.input.dtype, self.patch.size
-        asked = {name for name, value in augment.ranges().items() if value}
-        if not asked:
-            raise ValueError(f"augment: changes nothing; set one of {', '.join(augment.ranges())}")
-        if augment.quarter_turns and size[0] != size[1]:
-            raise ValueError(f"augment.quarter_turns: needs square patches, not {size[0]} x {size[1]}; use flip")
-        if augment.stain and (channels, dtype) != (3, "uint8"):
-            raise ValueError(f"augment.stain: is defined for 3 channels of uint8, not {channels} of {dtype}")
-        for name in ("saturation", "hue"):
-            if name in asked and channels != 3:
-                raise ValueError(f"augment.{name}: needs the colours of 3 channels, not {channels}")
-        tones = sorted(asked & {"brightness", "contrast", "saturation", "hue", "noise"})
-        if tones and dtype == "float32" and not self.input.range:
-            raise ValueError(
-                f"augment.{tones[0]}: float32 has no lowest and highest value; set input.range: [low, high]"
-            )
 
     def records_per_patch(self, split: str) -> int:
         """Records that are made of each patch of a split: augmented copies are for training only."""
         if not self.augment or split != self.training_split:
             return 1
         return self.augment.copies + self.augment.original
+
+    @property
+    def training_split(self) -> str:
+        """The split whose pixels set the normalisation: ``train``, or the first one where none is called so."""
+        return "train" if "train" in self.splits else next(iter(self.splits))
 
     @property
     def forms(self) -> dict[str, Form]:
@@ -518,8 +634,8 @@ class Config(_Section):
         return {"image": image, **dict(sorted(forms.items()))}
 
     @property
-    def beside(self) -> list[str]:
-        """All of those but the image."""
+    def companions(self) -> list[str]:
+        """The features that hold companions of the image: all of ``forms`` but the image itself."""
         return [name for name in self.forms if name != "image"]
 
     @property
@@ -542,21 +658,6 @@ class Config(_Section):
         """Lowest and highest value of a pixel: as given, or those of the dtype; of float32 it has to be given."""
         return self.input.range or {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.input.dtype, (0, 1))
 
-    @model_validator(mode="after")
-    def _converts_to_its_channels(self) -> Config:
-        made = {"rgb": 3, "gray": 1}.get(self.input.convert) or len(self.input.bands)
-        if made and made != self.input.channels:
-            key = "bands" if self.input.convert == "as-is" else "convert"
-            raise ValueError(
-                f"input.channels: {self.input.channels}, but input.{key} makes {made}; set input.channels: {made}"
-            )
-        return self
-
-    @property
-    def training_split(self) -> str:
-        """The split whose pixels set the normalisation: ``train``, or the first one where none is called so."""
-        return "train" if "train" in self.splits else next(iter(self.splits))
-
     def content_digest(self) -> str:
         """64 hexadecimal digits that change with every key that changes the dataset.
 
@@ -568,9 +669,9 @@ class Config(_Section):
     def pixel_digest(self) -> str:
         """64 hexadecimal digits that change with every key that may change the patches of an image.
 
-        What it leaves out changes their names, their split, their order or their shard; see ``pipeline.config.effects``.
+        What it leaves out changes their names, their split, their order or their shard.
         """
-        return _digest(without(self._content(), "names"))
+        return _digest(without(self._content(), _names_with(NAMES)))
 
     def shard_digest(self) -> str:
         """64 hexadecimal digits: what decides the bytes of a shard, beside its plan."""
@@ -578,13 +679,23 @@ class Config(_Section):
         return _digest([self.pixel_digest(), self.output.order, self.input.columns, augmented])
 
     def _content(self) -> dict[str, Any]:
-        """Every key that changes the dataset, in one way of writing it; see ``pipeline.config.effects``."""
-        # The fingerprints of rasters and points are joined to those of the images, wherever their files are. A key that
-        # has its default is left out, so that a new key does not make every dataset another one.
-        values = without(self.model_dump(mode="json", exclude_defaults=True), "report")
+        """Every key that changes the dataset, in one way of writing it.
+
+        The fingerprints of rasters and points are joined to those of the images, wherever their files are. A key that
+        has its default is left out, so that a new key does not make every dataset another one.
+        """
+        values = without(self.model_dump(mode="json", exclude_defaults=True), _names_with(REPORT))
+        sections = {name for name, field in Config.model_fields.items() if isinstance(field.default, BaseModel)}
+        values = {name: value for name, value in values.items() if value or name not in sections}
         values["patch"] = values.get("patch", {}) | {"stride": self.patch.steps}
         values["splits"] = list(self.splits.items())  # their order decides, too
         return values
+
+
+@functools.cache
+def _names_with(effect: Effect) -> list[str]:
+    sections = [name for name, field in Config.model_fields.items() if effect in field.metadata]
+    return sections + [key.name for key in keys_of(Config) if key.effect == effect]
 
 
 def _digest(values: Any) -> str:

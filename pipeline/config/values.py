@@ -1,60 +1,85 @@
-"""Kinds of values that keys of a configuration have: what is accepted, and what is said of what is not."""
+"""Kinds of values that keys have: what is accepted, and what is said of what is not."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-)
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+Dtype = Literal["uint8", "uint16", "float32"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+# Of annotations: pixels of full resolution, or the coordinate system of the image.
+Coordinates = Literal["pixels", "world"]
+
+_LIMITS = {"uint8": 255, "uint16": 65535}
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def pair_of_sizes(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+def about(description: str) -> FieldInfo:
+    """What a key is for, in a sentence: the key reference, the JSON schema and editors show it."""
+    field: FieldInfo = Field(description=description)
+    return field
+
+
+def holds(dtype: str, value: float) -> bool:
+    """Whether a value can be stored in this dtype."""
+    return dtype not in _LIMITS or (value == int(value) and 0 <= value <= _LIMITS[dtype])
+
+
+def value_limits(dtype: str) -> str:
+    """The values of an integer dtype, in words: ``0..255``."""
+    return f"0..{_LIMITS[dtype]}"
+
+
+def _two(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+
+
+def _pair_of_sizes(value: Any) -> tuple[Any, ...]:
+    pair = _two(value)
     if len(pair) != 2 or not all(type(v) is int and v >= 1 for v in pair):
         raise ValueError("use a whole number of pixels from 1 up, or two as [rows, columns]")
     return pair
 
 
-def pair_of_offsets(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+def _pair_of_offsets(value: Any) -> tuple[Any, ...]:
+    pair = _two(value)
     if len(pair) != 2 or not all(type(v) is int for v in pair):
         raise ValueError("use a whole number of pixels, or two as [rows, columns]")
     return pair
 
 
-def low_and_high(value: Any) -> Any:
+def one_or_two_of(*allowed: str) -> BeforeValidator:
+    """One of the names for both axes, or one for each."""
+
+    def pair_of_names(value: Any) -> tuple[Any, ...]:
+        pair = _two(value)
+        if len(pair) != 2 or not all(name in allowed for name in pair):
+            raise ValueError(f"use {', '.join(allowed[:-1])} or {allowed[-1]}, or two of them as [rows, columns]")
+        return pair
+
+    one = Literal[allowed]  # type: ignore[valid-type]
+    return BeforeValidator(pair_of_names, json_schema_input_type=one | tuple[one, one])
+
+
+def _low_and_high(value: Any) -> Any:
     numbers = isinstance(value, (list, tuple)) and all(type(one) in (int, float) for one in value)
     if not numbers or len(value) != 2 or not value[0] < value[1]:
         raise ValueError("use the lowest and the highest value as [low, high]")
     return value
 
 
-def otsu_or_integer(value: Any) -> int | str:
+def _otsu_or_integer(value: Any) -> int | str:
     if value != "otsu" and not (type(value) is int and 0 <= value <= 254):
         raise ValueError("use otsu or a whole number 0..254")
-    return value
+    chosen: int | str = value
+    return chosen
 
 
-def one_or_two_of(*allowed: str) -> BeforeValidator:
-    """One of the names for both axes, or one for each."""
-
-    def pair(value: Any) -> tuple[str, str]:
-        pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-        if len(pair) != 2 or not all(name in allowed for name in pair):
-            raise ValueError(f"use {', '.join(allowed[:-1])} or {allowed[-1]}, or two of them as [rows, columns]")
-        return pair
-
-    return BeforeValidator(pair)
-
-
-def byte_size(value: Any) -> int:
+def _byte_size(value: Any) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
     unit = _SIZES.get(match[2].upper() or "B") if match else None
     if not match or not unit or float(match[1]) * unit < 1:
@@ -62,33 +87,37 @@ def byte_size(value: Any) -> int:
     return int(float(match[1]) * unit)
 
 
-def without_one(scales: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the patch itself."""
-    return tuple(scale for scale in scales if scale != 1)
-
-
-def beam_value(value: Any) -> Any:
+def _beam_value(value: Any) -> Any:
     if not all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value])):
         raise ValueError("use text, a number, true or false, or a list of them")
     return value
 
 
 Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
-
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-
-Pair = Annotated[tuple[int, int], BeforeValidator(pair_of_sizes)]
-
-ByteSize = Annotated[int, BeforeValidator(byte_size)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[Integer, Field(ge=1)]
+Index = Annotated[Integer, Field(ge=0)]
+Pair = Annotated[tuple[int, int], BeforeValidator(_pair_of_sizes, json_schema_input_type=int | tuple[int, int])]
+Offsets = Annotated[tuple[int, int], BeforeValidator(_pair_of_offsets, json_schema_input_type=int | tuple[int, int])]
+Range = Annotated[tuple[Number, Number], BeforeValidator(_low_and_high, json_schema_input_type=tuple[float, float])]
+Threshold = Annotated[
+    int | Literal["otsu"], BeforeValidator(_otsu_or_integer, json_schema_input_type=int | Literal["otsu"])
+]
+ByteSize = Annotated[int, BeforeValidator(_byte_size, json_schema_input_type=int | str)]
+BeamValue = Annotated[
+    Any,
+    BeforeValidator(_beam_value, json_schema_input_type=str | float | bool | list[str | float | bool]),
+]
 
 # What is written in a configuration is kept in the dataset and shown in messages.
 CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
 
 
-def location(value: str) -> str:
+def _location(value: str) -> str:
     """A path or URI without secrets."""
     if secret := secret_in(value):
-        raise PydanticCustomError("secret", f"holds {secret}; {CREDENTIALS}")
+        raise PydanticCustomError("secret", "{problem}", {"problem": f"holds {secret}; {CREDENTIALS}"})
     return value
 
 
@@ -106,11 +135,10 @@ def secret_in(uri: str) -> str | None:
     return None
 
 
-Location = Annotated[str, AfterValidator(location)]
-
-LIMITS = {"uint8": 255, "uint16": 65535}
-
-
-def holds(dtype: str, value: float) -> bool:
-    """Whether a value can be stored in this dtype."""
-    return dtype not in LIMITS or (value == int(value) and 0 <= value <= LIMITS[dtype])
+Location = Annotated[str, AfterValidator(_location)]
+Locations = Annotated[
+    tuple[Location, ...],
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | list[str]
+    ),
+]

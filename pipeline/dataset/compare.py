@@ -13,7 +13,7 @@ from pipeline.dataset.reading import Dataset
 _SHOWN = 5
 
 
-class Change(NamedTuple):
+class ImageChange(NamedTuple):
     """What became of some images.
 
     Attributes:
@@ -25,7 +25,7 @@ class Change(NamedTuple):
     patches: int
 
 
-def compare_images(a: Dataset, b: Dataset) -> dict[str, Change]:
+def compare_images(a: Dataset, b: Dataset) -> dict[str, ImageChange]:
     """``added``, ``removed``, ``changed`` (their files differ) and ``relabelled`` (label, group or split) images."""
     before, after = _images(a), _images(b)
     joined = before.join(after, "image_id", join_type="full outer", left_suffix="_a", right_suffix="_b")
@@ -54,8 +54,10 @@ def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
     return pc.fill_null(table[name], "")
 
 
-def _change(images: pa.Table, side: str) -> Change:
-    return Change(sorted(images["image_id"].to_pylist()), pc.sum(images[f"written_{side}"], min_count=0).as_py() or 0)
+def _change(images: pa.Table, side: str) -> ImageChange:
+    return ImageChange(
+        sorted(images["image_id"].to_pylist()), pc.sum(images[f"written_{side}"], min_count=0).as_py() or 0
+    )
 
 
 def describe_difference(a: Dataset, b: Dataset) -> str:

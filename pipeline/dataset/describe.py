@@ -11,7 +11,7 @@ def describe(dataset: Dataset) -> str:
     config, account = manifest["config"], manifest["accounts"]
     height, width = config["patch"]["size"]
     form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
-    names = [f"meta/{name}" for name in dataset.config.input.columns or ()] + dataset.config.beside
+    names = [f"meta/{name}" for name in dataset.config.input.columns or ()] + dataset.config.companions
     further = "".join(f", {name}" for name in names)
     lines = [
         f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",

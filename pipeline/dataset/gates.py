@@ -95,17 +95,19 @@ def _leakage(new: Dataset, perceptual: bool) -> Verdict:
     images = storage.read_table(storage.join(new.folder, "images.parquet"))
     listing = storage.read_table(storage.join(new.folder, "inputs.parquet"))
     splits = [split for split, facts in new.manifest["splits"].items() if facts["images"]]
-    looks = {split: leakage.look(new, images, split, cores()) for split in splits if perceptual and len(splits) > 1}
+    hashes = {
+        split: leakage.hash_images(new, images, split, cores()) for split in splits if perceptual and len(splits) > 1
+    }
     leaks = itertools.chain(
-        leakage.find_groups(images), leakage.find_same_files(images, listing), leakage.find_alike(looks)
+        leakage.find_groups(images), leakage.find_same_files(images, listing), leakage.find_alike(hashes)
     )
     shown = [f"{leak.what}: {leak.here} and {leak.there}" for leak in itertools.islice(leaks, _SHOWN + 1)]
     count = len(shown) + sum(1 for _ in leaks)
-    unknown = sum(of_split.unknown for of_split in looks.values())
-    beside = f"; {unknown:,} images show too little in their patches to be compared" if unknown else ""
-    said = f"{len(splits)} splits share no group and no image{beside}" if len(splits) > 1 else "all is in one split"
+    unknown = sum(of_split.unknown for of_split in hashes.values())
+    unhashed = f"; {unknown:,} images show too little in their patches to be compared" if unknown else ""
+    said = f"{len(splits)} splits share no group and no image{unhashed}" if len(splits) > 1 else "all is in one split"
     if count:
-        said = f"{count:,} leaks between splits: {_some(shown)}{beside}"
+        said = f"{count:,} leaks between splits: {_some(shown)}{unhashed}"
     return Verdict("leakage", not count, said, {"leaks": count})
 
 

@@ -18,8 +18,8 @@ from pipeline.config import Config
 from pipeline.dataset.reading import Dataset
 from pipeline.elements import index_file, shard_file
 from pipeline.storage.files import digest_of
-from transforms.alike import CELLS, fingerprint, grey, pairs_within, shares
 from transforms.encoding import decode_patch
+from transforms.perceptual_hash import CELLS, cell_shares, difference_hash, luma_or_mean, pairs_within
 
 # Of 36 pictures, 35 differ from themselves at half the size in up to 1 bit, 34 from themselves as JPEG of quality 20 in
 # up to 4; those of different things in 12 and more.
@@ -78,8 +78,8 @@ def _content(row: dict[str, str]) -> str:
     return digest_of(row["uri"]) if storage.is_local(row["uri"]) else _own(row)
 
 
-class Looks(NamedTuple):
-    """The fingerprints of the images of a split, see ``transforms.alike``.
+class ImageHashes(NamedTuple):
+    """The fingerprints of the images of a split, see ``transforms.perceptual_hash``.
 
     Attributes:
         image_ids: of those that have one.
@@ -92,7 +92,7 @@ class Looks(NamedTuple):
     unknown: int
 
 
-def look(dataset: Dataset, images: pa.Table, split: str, threads: int) -> Looks:
+def hash_images(dataset: Dataset, images: pa.Table, split: str, threads: int) -> ImageHashes:
     """Makes small pictures of the images of a split out of their patches, as they are without augmentation.
 
     Reads all its shards. Takes about 1.5 KB of memory for each image.
@@ -110,13 +110,13 @@ def look(dataset: Dataset, images: pa.Table, split: str, threads: int) -> Looks:
         for found in pool.map(lambda shard: _pictures(dataset, shard, sizes), dataset.shards(split)):
             for image_id, picture in found.items():
                 pictures[image_id] += picture
-    bits = {name: fingerprint(picture[0], picture[1], sizes[name]) for name, picture in sorted(pictures.items())}
+    bits = {name: difference_hash(picture[0], picture[1], sizes[name]) for name, picture in sorted(pictures.items())}
     known = {name: one for name, one in bits.items() if one is not None}
-    return Looks(list(known), np.array(list(known.values()), np.uint64), len(sizes) - len(known))
+    return ImageHashes(list(known), np.array(list(known.values()), np.uint64), len(sizes) - len(known))
 
 
 def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    """Image -> ``[2, 8, 9]``, the sums and the weights of :func:`transforms.alike.fingerprint`, in one shard."""
+    """Image -> ``[2, 8, 9]``, the sums and the weights of :func:`transforms.perceptual_hash.difference_hash`, in one shard."""
     config, found = dataset.config, _no_pictures()
     shape = (*config.patch.size, config.input.channels)
     wanted = ["image_id", "row", "col", "image_offset", "image_length", *(["augmentation"] * config.has_copies)]
@@ -131,8 +131,8 @@ def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -
             image_id, start = row["image_id"], (row["row"], row["col"])
             height, width = _own_pixels(start, sizes[image_id], config)
             axes = zip(start, (height, width), config.patch.dilation, sizes[image_id], CELLS)
-            down, across = (shares(*axis) for axis in axes)
-            sums = down @ grey(patch[:height, :width]) @ across.T
+            down, across = (cell_shares(*axis) for axis in axes)
+            sums = down @ luma_or_mean(patch[:height, :width]) @ across.T
             found[image_id] += np.stack([sums, np.outer(down.sum(axis=1), across.sum(axis=1))])
     return found
 
@@ -157,13 +157,13 @@ def _own_pixels(start: tuple[int, int], image: tuple[int, int], config: Config) 
     return height, width
 
 
-def find_alike(looks: dict[str, Looks]) -> Iterator[Leak]:
+def find_alike(hashes: dict[str, ImageHashes]) -> Iterator[Leak]:
     """Images of several splits that look the same."""
-    for one, other in itertools.combinations(looks, 2):
+    for one, other in itertools.combinations(hashes, 2):
         # Of images with equal bits the first speaks for all: many that are equal make no pairs of each with each.
-        (a, ids_a), (b, ids_b) = (np.unique(looks[split].bits, return_index=True) for split in (one, other))
+        (a, ids_a), (b, ids_b) = (np.unique(hashes[split].bits, return_index=True) for split in (one, other))
         for first in range(0, len(a), _AT_A_TIME):
             here, there = pairs_within(a[first : first + _AT_A_TIME], b, DISTANCE)
             for i, j in zip(ids_a[first + here].tolist(), ids_b[there].tolist()):
-                names = f"{looks[one].image_ids[i]} in {one}", f"{looks[other].image_ids[j]} in {other}"
+                names = f"{hashes[one].image_ids[i]} in {one}", f"{hashes[other].image_ids[j]} in {other}"
                 yield Leak("looks alike", *names)

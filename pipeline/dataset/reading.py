@@ -142,7 +142,7 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
 
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
     size, decoders = config["patch"]["size"], {}
-    for name in found.config.beside:
+    for name in found.config.companions:
         form, further[name] = found.config.forms[name], tf.io.FixedLenFeature([], tf.string)
         decoders[name] = _decoder(form.encoding, tf.dtypes.as_dtype(form.dtype), [*size, form.channels])
 

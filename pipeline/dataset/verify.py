@@ -114,10 +114,10 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: Conf
         raise ValueError(f"the index says offset {row['offset']} and length {row['length']}")
     if payload[start : start + row["image_length"]] != record.image:
         raise ValueError(f"the index says image offset {row['image_offset']} and length {row['image_length']}")
-    _check_beside(payload, dict(record.beside), row, config)
+    _check_companions(payload, dict(record.companions), row, config)
 
 
-def _check_beside(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: Config) -> None:
+def _check_companions(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: Config) -> None:
     """The same of the patches of further rasters and scales."""
     forms = config.forms
     if found.keys() != forms.keys() - {"image"}:

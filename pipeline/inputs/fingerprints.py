@@ -16,7 +16,7 @@ _BATCH = 1_000
 _READS = 16  # at a time
 
 
-def with_contents(refs: Iterator[ImageRef], config: Input) -> Iterator[ImageRef]:
+def with_content_fingerprints(refs: Iterator[ImageRef], config: Input) -> Iterator[ImageRef]:
     """The images with fingerprints made from all bytes of their local files, and of those that belong to them.
 
     Files in a store keep theirs, which hold the checksum of the store.

@@ -20,7 +20,7 @@ from pipeline.errors import Reason, Unreadable
 _MAX_BYTES = 1 << 28
 
 
-class Placing(NamedTuple):
+class Affine(NamedTuple):
     """The affine map ``x' = a x + b y + c``, ``y' = d x + e y + f``."""
 
     a: float
@@ -34,14 +34,14 @@ class Placing(NamedTuple):
         """Numbers, or arrays of them."""
         return self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f
 
-    def inverse(self) -> Placing:
+    def inverse(self) -> Affine:
         """The map back; ZeroDivisionError if there is none."""
         a, b, c, d, e, f = self
         area = a * e - b * d
-        return Placing(e / area, -b / area, (b * f - e * c) / area, -d / area, a / area, (d * c - a * f) / area)
+        return Affine(e / area, -b / area, (b * f - e * c) / area, -d / area, a / area, (d * c - a * f) / area)
 
 
-def to_pixels(image: ImageInfo, coordinates: Coordinates, reason: Reason) -> Placing:
+def to_pixels(image: ImageInfo, coordinates: Coordinates, reason: Reason) -> Affine:
     """The way from coordinates of annotations to x and y in pixels of the image as it is cut.
 
     Raises:
@@ -49,9 +49,9 @@ def to_pixels(image: ImageInfo, coordinates: Coordinates, reason: Reason) -> Pla
     """
     if coordinates == "pixels":
         down, across = image.step
-        return Placing(1 / across, 0, 0, 0, 1 / down, 0)
+        return Affine(1 / across, 0, 0, 0, 1 / down, 0)
     try:
-        return Placing(*image.fact("transform")).inverse()
+        return Affine(*image.fact("transform")).inverse()
     except (TypeError, ZeroDivisionError):
         raise Unreadable(reason, "coordinates: world, but the image does not say where it lies; use pixels") from None
 

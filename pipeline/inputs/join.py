@@ -16,8 +16,8 @@ from pipeline import storage
 from pipeline.config import Input
 from pipeline.elements import ImageRef, is_json
 from pipeline.errors import ConfigError, Unreadable
-from pipeline.inputs.labels import name_of
-from pipeline.inputs.manifest import Entry, read_manifest, where, without_values
+from pipeline.inputs.labels import name_by_rule
+from pipeline.inputs.manifest import ManifestRow, read_rows, where, without_values
 
 _BATCH = 10_000
 _SHOWN = 5
@@ -52,7 +52,7 @@ def join_manifest(found: Iterator[ImageRef], config: Input, root: str, splits: C
     """
     uri = str(config.manifest)
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(_database(folder)) as rows:
-        entries = read_manifest(config)
+        entries = read_rows(config)
         while batch := list(itertools.islice(entries, _BATCH)):
             refs = [_checked(entry, uri, root, splits) for entry in batch]
             _insert(rows, config, zip((entry.line for entry in batch), _with_fingerprints(refs)))
@@ -64,7 +64,7 @@ def join_manifest(found: Iterator[ImageRef], config: Input, root: str, splits: C
             known = rows.execute  # what the manifest has of an image counts
             new = [ref for ref in unlisted if not known("SELECT 1 FROM images WHERE key = ?", [_key(ref)]).fetchone()]
             _insert(rows, config, ((None, ref) for ref in new))
-        _settle_splits(rows, uri)
+        _spread_splits(rows, uri)
         names = ", ".join(f'"{name}"' for name in ImageRef._fields)
         for row in rows.execute(f"SELECT {names} FROM images ORDER BY key"):  # noqa: S608
             yield ImageRef(*row)
@@ -82,7 +82,7 @@ def _key(ref: ImageRef) -> bytes:
     return ref.image_id.replace("/", "\0").encode()
 
 
-def _checked(entry: Entry, uri: str, root: str, splits: Collection[str]) -> ImageRef:
+def _checked(entry: ManifestRow, uri: str, root: str, splits: Collection[str]) -> ImageRef:
     for file in _files(entry):
         if id_below(root, file) is None:
             raise ConfigError(
@@ -97,7 +97,7 @@ def _checked(entry: Entry, uri: str, root: str, splits: Collection[str]) -> Imag
     return ImageRef(id_below(root, entry.uri) or "", fingerprint="", **given)
 
 
-def _files(of: Entry | ImageRef) -> list[str]:
+def _files(of: ManifestRow | ImageRef) -> list[str]:
     """The image and the files that belong to it."""
     return [of.uri, *(file for file in (of.mask, of.points, of.regions) if file and not is_json(file))]
 
@@ -119,7 +119,7 @@ def _insert(rows: sqlite3.Connection, config: Input, refs: Iterator[tuple[int | 
 
 def _kept_together(ref: ImageRef, config: Input) -> str:
     try:
-        return ref.group or name_of(ref.image_id, config.group)
+        return ref.group or name_by_rule(ref.image_id, config.group)
     except Unreadable:  # the image will be rejected for it
         return ""
 
@@ -142,7 +142,7 @@ def _check_files(rows: sqlite3.Connection, uri: str) -> None:
         raise ConfigError(f"{where(uri, first[0])}: {first[1]} is not there, nor is any other file of the manifest")
 
 
-def _settle_splits(rows: sqlite3.Connection, uri: str) -> None:
+def _spread_splits(rows: sqlite3.Connection, uri: str) -> None:
     if not rows.execute("SELECT 1 FROM images WHERE split <> '' LIMIT 1").fetchone():
         return
     rows.execute("CREATE INDEX by_group ON images (kept_together, split)")

@@ -10,13 +10,13 @@ from pipeline.elements import ImageRef, digest
 from pipeline.errors import Unreadable
 
 
-def name_of(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:
+def name_by_rule(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:
     """The label or group of an image.
 
     Raises:
         Unreadable: ``no_name`` where a regular expression does not match.
 
-    >>> name_of("tumor/patient7/a.svs", Regex(regex="(patient[0-9]+)"))
+    >>> name_by_rule("tumor/patient7/a.svs", Regex(regex="(patient[0-9]+)"))
     'patient7'
     """
     if source is None:
@@ -43,12 +43,12 @@ def split_of(group: str, config: Config) -> str:
     return [name for name, fraction in config.splits.items() if fraction][-1]  # the fractions' rounding error
 
 
-def names_of(ref: ImageRef, config: Config) -> dict[str, str]:
+def label_group_split(ref: ImageRef, config: Config) -> dict[str, str]:
     """Label, group and split of an image.
 
     Raises:
         Unreadable: ``no_name`` where a rule finds none.
     """
-    label = ref.label or name_of(ref.image_id, config.input.label)
-    group = ref.group or name_of(ref.image_id, config.input.group)
+    label = ref.label or name_by_rule(ref.image_id, config.input.label)
+    group = ref.group or name_by_rule(ref.image_id, config.input.group)
     return {"split": ref.split or split_of(group, config), "label": label, "group": group}

@@ -17,7 +17,7 @@ from pipeline.config import Config, Input
 from pipeline.elements import ImageRef, is_json
 from pipeline.errors import ConfigError
 from pipeline.inputs.companions import with_raster_fingerprints
-from pipeline.inputs.fingerprints import with_contents
+from pipeline.inputs.fingerprints import with_content_fingerprints
 from pipeline.inputs.join import id_below, join_manifest
 from pipeline.inputs.manifest import check_manifest, folder_of, with_columns
 
@@ -80,7 +80,7 @@ def list_images(config: Input, splits: Collection[str] = ()) -> Iterator[ImageRe
     found = (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
     refs = join_manifest(found, config, root, splits) if config.manifest else found
     refs = with_raster_fingerprints(refs, config)
-    return with_contents(refs, config) if config.fingerprint == "content" else refs
+    return with_content_fingerprints(refs, config) if config.fingerprint == "content" else refs
 
 
 def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:

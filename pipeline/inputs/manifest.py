@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"-?(?:(?:0|[1-9]\d*)(?=[.eE])(?:\.\d+)?|\.\d+)(?:[eE][+-]?
 _BATCH = 10_000
 
 
-class Entry(NamedTuple):
+class ManifestRow(NamedTuple):
     """A row of a manifest.
 
     Attributes:
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
     meta: str
 
 
-def read_manifest(config: Input) -> Iterator[Entry]:
+def read_rows(config: Input) -> Iterator[ManifestRow]:
     """The rows of ``config.manifest``; ``config.columns`` says which further columns there are.
 
     Raises:
@@ -69,7 +69,7 @@ def read_manifest(config: Input) -> Iterator[Entry]:
             if own[name] and not (name in ("points", "regions") and is_json(own[name])):
                 own[name] = _resolve(own[name], folder, name, uri, line)
         meta = {name: _convert(row.get(name), columns[name], name, uri, line) for name in sorted(columns)}
-        yield Entry(line=line, **own, meta=json.dumps(meta, ensure_ascii=False) if meta else "")
+        yield ManifestRow(line=line, **own, meta=json.dumps(meta, ensure_ascii=False) if meta else "")
 
 
 def where(uri: str, line: int) -> str:
@@ -111,7 +111,7 @@ def without_values(columns: dict[str, Any]) -> str:
 
 def check_manifest(config: Input) -> None:
     """Fails at once for a manifest whose first row cannot be used."""
-    entries = read_manifest(config.model_copy(update={"columns": None}))
+    entries = read_rows(config.model_copy(update={"columns": None}))
     if next(entries, None) is None:
         raise ConfigError(f"input.manifest: {config.manifest!r} has no rows")
 

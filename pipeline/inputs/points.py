@@ -13,7 +13,7 @@ from pipeline.config import Config, Points
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
 from pipeline.inputs.companions import belonging
-from pipeline.inputs.geojson import Placing, geometries, number, property_of, read_text, to_pixels
+from pipeline.inputs.geojson import Affine, geometries, number, property_of, read_text, to_pixels
 from transforms.centred import centred_start
 from transforms.grid import Edge
 
@@ -46,7 +46,7 @@ def _centres(
     source: str,
     _: str,
     label: str,
-    place: Placing,
+    place: Affine,
     size: tuple[int, int],
     span: tuple[int, int],
     edge: tuple[Edge, Edge],

@@ -13,13 +13,13 @@ class Slice(NamedTuple):
     """Rows ``first`` to ``end`` of a listing, the slice ``number`` of ``of``."""
 
     number: int
-    of: int
+    count: int
     first: int
     end: int
 
     def file(self, kind: str) -> str:
         """Name of a table with what became of these images: ``images-00003-of-00016.parquet``."""
-        return f"{kind}-{self.number:05d}-of-{self.of:05d}.parquet"
+        return f"{kind}-{self.number:05d}-of-{self.count:05d}.parquet"
 
 
 def slices_of(images: int) -> list[Slice]:
@@ -33,5 +33,5 @@ def slices_of(images: int) -> list[Slice]:
     """
     at_least, at_most = _IMAGES_PER_SLICE
     rows = min(at_most, max(at_least, -(-images // _SLICES)))
-    of = max(1, -(-images // rows))
-    return [Slice(number, of, number * rows, min(images, (number + 1) * rows)) for number in range(of)]
+    count = max(1, -(-images // rows))
+    return [Slice(number, count, number * rows, min(images, (number + 1) * rows)) for number in range(count)]

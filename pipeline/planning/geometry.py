@@ -67,7 +67,7 @@ def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
         yield from (Region(image, first, 0, min(step, count - first), 1) for first in range(0, count, step))
         return
     grid = grid_of(image, config)
-    blocks = (image.height, image.width) if undivided else tile_of(image, REGION_PIXELS)
+    blocks = (image.height, image.width) if undivided else region_size(image)
     for area in _areas(image.height, image.width, blocks):
         if grid.cells(area).count:
             yield Region(image, *area)
@@ -76,7 +76,7 @@ def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
 def windows_of(region: Region, config: Config) -> Iterator[Cells]:
     """The patches of a region in groups that are read and cut together."""
     image, grid = region.image, grid_of(region.image, config)
-    height, width = tile_of(image, WINDOW_BYTES // pixel_bytes(config))
+    height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config))
     patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
     if config.patch.crops or config.input.points:
         yield from _at_most(max(1, WINDOW_BYTES // patch), cells_of(region, config))
@@ -96,7 +96,12 @@ def _at_most(patches: int, cells: Cells) -> Iterator[Cells]:
             yield from _at_most(patches, half)
 
 
-def tile_of(image: ImageInfo, pixels: int) -> tuple[int, int]:
+def region_size(image: ImageInfo) -> tuple[int, int]:
+    """Rows and columns of the regions of an image, but of those at its border."""
+    return _tile(image, REGION_PIXELS)
+
+
+def _tile(image: ImageInfo, pixels: int) -> tuple[int, int]:
     """About ``pixels``, square where the blocks allow, in whole blocks."""
     side = pixels // max(int(pixels**0.5), min(image.block_height, image.height))
     width = min(image.width, max(1, side // image.block_width) * image.block_width)

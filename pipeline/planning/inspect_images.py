@@ -13,14 +13,14 @@ from pipeline import storage
 from pipeline.config import DTYPES, Config, Patch
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
 from pipeline.errors import Unreadable
-from pipeline.inputs.labels import names_of
+from pipeline.inputs.labels import label_group_split
 from pipeline.inputs.listing import read_listing
 from pipeline.inputs.points import centres_of
 from pipeline.inputs.slices import Slice
 from pipeline.parallel import cores, in_order
 from pipeline.planning.geometry import grid_of
 from pipeline.planning.image_rows import images_table
-from pipeline.planning.known_headers import recall
+from pipeline.planning.known_headers import known_headers
 from pipeline.planning.region_rows import ROWS, Totals, regions_table
 from pipeline.readers import Layout
 from pipeline.readers.rasters import open_raster
@@ -59,7 +59,7 @@ class _Inspect(beam.DoFn):
         refs = list(read_listing(self._listing, rows.first, rows.end))
         if len(refs) != rows.end - rows.first:
             raise RuntimeError(f"{self._listing}: is another one than when the job began; start it again")
-        known = list(recall(refs, self._config, self._previous)) if self._previous else refs
+        known = list(known_headers(refs, self._config, self._previous)) if self._previous else refs
         beam.metrics.Metrics.counter("patchbeam", "images_opened").inc(sum(isinstance(one, ImageRef) for one in known))
         found = list(inspect_images(known, self._config))
         storage.write_table(storage.join(self._folder, rows.file("images")), images_table(found, self._config))
@@ -89,7 +89,7 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     Raises:
         Unreadable: if the image cannot be opened, is not what the configuration asks for, or has no patch.
     """
-    names = names_of(ref, config)
+    names = label_group_split(ref, config)
     reader = open_to_scale(ref.uri, config.input)
     reader.close()
     layout = reader.layout

@@ -16,20 +16,22 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected, is_json
 from pipeline.errors import TRANSIENT, Unreadable
-from pipeline.inputs.labels import names_of
+from pipeline.inputs.labels import label_group_split
 from pipeline.inputs.listing import read_listing
 
 _BATCH = 10_000
 _HEADER = ("height", "width", "block_height", "block_width", "facts")
 
 
-def recall(refs: Sequence[ImageRef], config: Config, previous: Previous) -> Iterator[ImageRef | ImageInfo | Rejected]:
+def known_headers(
+    refs: Sequence[ImageRef], config: Config, previous: Previous
+) -> Iterator[ImageRef | ImageInfo | Rejected]:
     """The images of a slice of a listing, in its order: what their header says, or why they were rejected, where the
     version before knows it; else what they are."""
     known = _known(previous.folder, [ref.image_id for ref in refs]) if refs else {}
     for ref in refs:
         old, row = known.get(ref.image_id, (None, {}))
-        yield _recalled(ref, row, config, previous) if old and _said(old) == _said(ref) else ref
+        yield _from_previous(ref, row, config, previous) if old and _said(old) == _said(ref) else ref
 
 
 def _known(folder: str, ids: Sequence[str]) -> dict[str, tuple[ImageRef, dict[str, Any]]]:
@@ -65,17 +67,17 @@ def _said(ref: ImageRef) -> tuple[str, ...]:
     return (ref.fingerprint, *(text for text in (ref.points, ref.regions) if is_json(text)))
 
 
-def _recalled(
+def _from_previous(
     ref: ImageRef, row: dict[str, Any], config: Config, previous: Previous
 ) -> ImageRef | ImageInfo | Rejected:
     level = config.input.level
     try:
-        names = names_of(ref, config)
+        names = label_group_split(ref, config)
     except Unreadable as error:
         return Rejected("inspect", error.reason, error.message, ref.image_id, level)
     if row["reason"] is None:
         header = {name: row[name] for name in _HEADER}
-        return ImageInfo(**ref._asdict() | names | header, was=row["split"])
-    if previous.again or row["reason"] in TRANSIENT | {"no_name"}:
+        return ImageInfo(**ref._asdict() | names | header, previous_split=row["split"])
+    if previous.retry_rejected or row["reason"] in TRANSIENT | {"no_name"}:
         return ref
     return Rejected("inspect", row["reason"], row["message"], ref.image_id, level)

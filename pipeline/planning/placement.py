@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.config import Config
 from pipeline.elements import Region, digest
-from pipeline.planning.geometry import REGION_PIXELS, pixel_bytes, tile_of
+from pipeline.planning.geometry import pixel_bytes, region_size
 
 # Bytes per byte of pixels, roughly, of photographs and slides; decides the number of shards and nothing else.
 _ENCODED = {"png": 0.5, "jpeg": 0.12, "raw": 1.0}
@@ -41,7 +41,7 @@ def shard_of(region: Region, shards: int, config: Config) -> int:
     So one large image goes over the shards like cards; with a digest for each region the largest of 256 shards would
     have nearly three times what is its due of 1,200 regions.
     """
-    image, (height, width) = region.image, tile_of(region.image, REGION_PIXELS)
+    image, (height, width) = region.image, region_size(region.image)
     number = region.row // height * -(-image.width // width) + region.col // width
     return (digest(config.seed, "shard", image.image_id) + number) & (shards - 1)
 

@@ -107,15 +107,15 @@ class ImageFile:
                 raise ValueError(f"an offset of {offset}") from error
             raise StorageError(error.strerror or str(error)) from error
 
-    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Says which ``(offset, bytes)`` will be read soon; a file in a store fetches them together.
 
         Raises:
             StorageError: if the storage does not deliver.
         """
-        if expect := getattr(self._file, "expect", None):
+        if prefetch := getattr(self._file, "prefetch", None):
             try:
-                expect(ranges)
+                prefetch(ranges)
             except OSError as error:
                 raise StorageError(error.strerror or str(error)) from error
 

@@ -50,7 +50,7 @@ class BlockReader:
         rows = range(box.row // block_height, -(-(box.row + box.height) // block_height))
         cols = range(box.col // block_width, -(-(box.col + box.width) // block_width))
         if self._places:
-            self.file.expect([place for down in rows for across in cols for place in self._places(down, across)])
+            self.file.prefetch([place for down in rows for across in cols for place in self._places(down, across)])
         out = np.empty((box.height, box.width, self.layout.channels), self.layout.dtype)
         for plane, decode in enumerate(self._planes):
             samples = slice(plane * channels, (plane + 1) * channels)

@@ -30,7 +30,7 @@ from pipeline.readers.converted import Choice, open_as
 from pipeline.readers.isolated import KEPT_MEMORY
 from transforms.grid import Box
 
-# What most images need is imported once, in the nursery.
+# What most images need is imported once, in the fork server.
 _COMMON = (
     "pipeline.readers.formats.jpeg",
     "pipeline.readers.formats.png",
@@ -45,7 +45,7 @@ _BUFFER = 1 << 14
 _PR_SET_PDEATHSIG = 1
 
 
-def nursery(fd: int) -> None:
+def fork_server(fd: int) -> None:
     """Forks decoders and waits for them until the other end of the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that we serve decides what an interrupt means
     for name in _COMMON:
@@ -71,7 +71,7 @@ def nursery(fd: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Has the kernel end this process when the nursery ends, even in the middle of a loop."""
+    """Has the kernel end this process when the fork server ends, even in the middle of a loop."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -155,8 +155,8 @@ def _close(reader: Reader) -> None:
 class _Buffered(io.BufferedReader):
     """Passes on what will be read soon."""
 
-    def expect(self, ranges: list[tuple[int, int]]) -> None:
-        cast(_Served, self.raw).expect(ranges)
+    def prefetch(self, ranges: list[tuple[int, int]]) -> None:
+        cast(_Served, self.raw).prefetch(ranges)
 
 
 class _Served(io.RawIOBase):
@@ -165,9 +165,9 @@ class _Served(io.RawIOBase):
     def __init__(self, connection: Connection):
         self._connection, self._at = connection, 0
 
-    def expect(self, ranges: list[tuple[int, int]]) -> None:
-        """See :meth:`pipeline.readers.ImageFile.expect`."""
-        self._question(["expect", ranges])
+    def prefetch(self, ranges: list[tuple[int, int]]) -> None:
+        """See :meth:`pipeline.readers.ImageFile.prefetch`."""
+        self._question(["prefetch", ranges])
 
     def _ask(self, offset: int, size: int) -> bytes:
         return self._question(["bytes", offset, size])

@@ -1,7 +1,7 @@
 """Open images in other processes, where a decoder that crashes, loops for ever or wants all memory harms no one.
 
 Every image is decoded in a *decoder*, a process that imports readers and nothing of Beam or TensorFlow. Decoders are
-forked, in milliseconds, from one *nursery* that has imported the libraries once, and kept for the next window. Each
+forked, in milliseconds, from one *fork server* that has imported the libraries once, and kept for the next window. Each
 thread that reads has one of its own at the time. A decoder that dies or takes too long costs its window: the next one
 gets another decoder. Pixels come through shared memory; the bytes of the file are asked of this process, which alone
 talks to the storage.
@@ -40,7 +40,7 @@ _WALL_PER_CPU = 5
 _DIES_S = 5.0  # from closing its sockets to its end
 # Shared memory for more than some windows, such as for a large photograph, is not kept.
 KEPT_MEMORY = 1 << 26
-_START = "import sys; sys.path[:] = {path!r}; from pipeline.readers.decoder import nursery; nursery({fd})"
+_START = "import sys; sys.path[:] = {path!r}; from pipeline.readers.decoder import fork_server; fork_server({fd})"
 
 
 def open_isolated(uri: str, choice: Choice, max_seconds: float) -> Reader:
@@ -112,10 +112,10 @@ class _IsolatedReader:
         return taken
 
     def _serve(self, what: str, *values: Any) -> bytes:
-        """``bytes`` of the file at an offset, or its length where their number is negative; nothing for ``expect``."""
+        """``bytes`` of the file at an offset, or its length where their number is negative; nothing for ``prefetch``."""
         with self._lock:  # the file has one position
-            if what == "expect":
-                self.file.expect(map(tuple, values[0]))
+            if what == "prefetch":
+                self.file.prefetch(map(tuple, values[0]))
                 return b""
             offset, size = values
             if size < 0:
@@ -127,9 +127,9 @@ class _IsolatedReader:
 class _Decoder:
     """This end of one decoder."""
 
-    def __init__(self, nursery: _Nursery):
-        self._nursery = nursery
-        self._socket, self.pid = nursery.fork()
+    def __init__(self, fork_server: _ForkServer):
+        self._fork_server = fork_server
+        self._socket, self.pid = fork_server.fork()
         self.images: list[int] = []  # that it has opened, the latest last
         self._late = False
         # Kept for the next window: pages that are new to a process cost more than copying what they hold.
@@ -152,7 +152,7 @@ class _Decoder:
                 self._late = True
                 raise EOFError
             answer = json.loads(self._socket.recv_bytes())
-            if answer[0] not in ("bytes", "expect"):
+            if answer[0] not in ("bytes", "prefetch"):
                 return answer
             try:
                 data = b"+" + serve(*answer)
@@ -166,7 +166,7 @@ class _Decoder:
         """Ends it; its status, as of ``os.waitpid``."""
         os.kill(self.pid, signal.SIGKILL)  # not yet waited for, so nobody else has the number
         self._socket.close()
-        return self._nursery.wait(self.pid)
+        return self._fork_server.wait(self.pid)
 
     def dead(self) -> Unreadable:
         """Why it does not answer."""
@@ -178,7 +178,7 @@ class _Decoder:
         return Unreadable("timeout", "decoding took longer than input.max_seconds")
 
 
-class _Nursery:
+class _ForkServer:
     """The process that decoders are forked from."""
 
     def __init__(self) -> None:
@@ -195,7 +195,7 @@ class _Nursery:
         """A new decoder: the connection to it, and its process number.
 
         Raises:
-            Unreadable: ``missing_extra`` if the nursery does not start, what it printed about that stands on the
+            Unreadable: ``missing_extra`` if the fork server does not start, what it printed about that stands on the
                 terminal; ``io_error``, which is tried again, if it was killed or this process can open no more files.
         """
         ours, theirs = socket.socketpair()
@@ -229,13 +229,13 @@ def _tuple(value: Any) -> Any:
 
 
 _lock = threading.Lock()
-_nursery: _Nursery | None = None
+_fork_server: _ForkServer | None = None
 _idle: list[_Decoder] = []
 
 
 def _take(image: int) -> _Decoder:
     """An idle decoder, one that has the image open if there is one, or a new one."""
-    global _nursery
+    global _fork_server
     with _lock:
         for decoder in reversed(_idle):
             if image in decoder.images:
@@ -243,9 +243,9 @@ def _take(image: int) -> _Decoder:
                 return decoder
         if _idle:
             return _idle.pop(0)
-        if _nursery is None or _nursery.process.poll() is not None:
-            _nursery = _Nursery()
-        return _Decoder(_nursery)
+        if _fork_server is None or _fork_server.process.poll() is not None:
+            _fork_server = _ForkServer()
+        return _Decoder(_fork_server)
 
 
 def _give_back(decoder: _Decoder) -> None:

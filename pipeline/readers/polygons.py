@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.config import Raster
 from pipeline.elements import ImageInfo, is_json
 from pipeline.errors import Unreadable
-from pipeline.inputs.geojson import Placing, geometries, property_of, read_text, rings_of, to_pixels
+from pipeline.inputs.geojson import Affine, geometries, property_of, read_text, rings_of, to_pixels
 from pipeline.readers import ImageFile, Layout
 from transforms.grid import Box
 from transforms.polygons import fill
@@ -57,7 +57,7 @@ def is_polygons(source: str) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def _drawable(
-    source: str, _: str, name: str, classes: tuple[tuple[str, float], ...], place: Placing
+    source: str, _: str, name: str, classes: tuple[tuple[str, float], ...], place: Affine
 ) -> tuple[list[list[np.ndarray]], list[float], np.ndarray]:
     """Rings in pixels, values, and bounds ``[N, 4]``: the lowest x and y, the highest x and y."""
     values, rings = dict(classes), []

@@ -49,7 +49,7 @@ def complete_options(options: PipelineOptions, given: set[str]) -> None:
                 "machine; name a cluster with --flink-master HOST:PORT, or install Java 11 or 17"
             )
         return
-    cluster = ask(flink.flink_master)
+    cluster = cluster_overview(flink.flink_master)
     flink.flink_submit_uber_jar = True
     if "flink_version" not in given:
         flink.flink_version = ".".join(cluster["flink-version"].split(".")[:2])
@@ -61,7 +61,7 @@ def complete_options(options: PipelineOptions, given: set[str]) -> None:
             portable.environment_options = [f"process_command={worker_command()}"]
 
 
-def ask(master: str) -> dict[str, Any]:
+def cluster_overview(master: str) -> dict[str, Any]:
     """What the cluster at ``host:port`` says of itself: ``flink-version``, ``taskmanagers``, ``slots-available`` ...
 
     Raises:
@@ -84,8 +84,8 @@ def ask(master: str) -> dict[str, Any]:
 
 def worker_command() -> str:
     """The executable that starts a Python worker: that beside this Python, which the TaskManagers have to have, too."""
-    beside = os.path.join(os.path.dirname(sys.executable), WORKER)
-    return beside if os.path.exists(beside) else WORKER
+    installed = os.path.join(os.path.dirname(sys.executable), WORKER)
+    return installed if os.path.exists(installed) else WORKER
 
 
 def _short(error: Exception) -> str:

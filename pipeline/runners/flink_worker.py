@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--id", required=True, help="of the worker; the TaskManager makes it up")
     parser.add_argument("--provision_endpoint", required=True, help="host:port where the TaskManager answers")
     known, _ = parser.parse_known_args(arguments)  # runners add flags that are of use in a container only
-    os.environ.update(worker_environment(known.id, ask(known.id, known.provision_endpoint)))
+    os.environ.update(worker_environment(known.id, provision_info(known.id, known.provision_endpoint)))
     # Not in a child: the TaskManager stops its workers by the process id that it knows. And not by a second Python in
     # place of this one, which would spend seconds on importing Beam again.
     from apache_beam.runners.worker import sdk_worker_main
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     sdk_worker_main.main([])
 
 
-def ask(worker_id: str, endpoint: str) -> Any:
+def provision_info(worker_id: str, endpoint: str) -> Any:
     """The ``ProvisionInfo`` that the runner has for a worker."""
     import grpc
     from apache_beam.portability.api import beam_provision_api_pb2, beam_provision_api_pb2_grpc

@@ -40,7 +40,7 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
     if unknown:
         raise ConfigError(f"Beam options: {' '.join(unknown)}: not known to Beam; see patchbeam build --help")
     options = PipelineOptions(flags)
-    if not is_local(options):
+    if not runs_locally(options):
         try:
             create_runner(options.view_as(StandardOptions).runner)
         except (ValueError, ImportError, AttributeError) as error:
@@ -83,7 +83,7 @@ def _subclasses(cls: Any) -> list[Any]:
     return [cls, *itertools.chain.from_iterable(_subclasses(below) for below in cls.__subclasses__())]
 
 
-def is_local(options: Any) -> bool:
+def runs_locally(options: Any) -> bool:
     """Whether the pipeline runs on this machine, started by this process."""
     from apache_beam.options.pipeline_options import StandardOptions
 
@@ -102,7 +102,7 @@ def threads_per_process(options: Any) -> int | None:
     """Threads that cut and encode in each worker process; None where the workers are machines of their own."""
     from apache_beam.options.pipeline_options import DirectOptions
 
-    if not is_local(options):
+    if not runs_locally(options):
         return None
     direct = options.view_as(DirectOptions)
     processes = direct.direct_num_workers if direct.direct_running_mode == "multi_processing" else 1

@@ -6,14 +6,14 @@ import sys
 from typing import Any
 
 from pipeline.errors import JobFailedError
-from pipeline.runners.options import is_flink, is_local
+from pipeline.runners.options import is_flink, runs_locally
 
 
 def make_runner(options: Any) -> Any:
     """The runner that the options name."""
     from apache_beam.options.pipeline_options import StandardOptions
 
-    if is_local(options):
+    if runs_locally(options):
         return local_runner(options)
     if is_flink(options):
         from pipeline.runners.flink import FlinkRunner
@@ -28,7 +28,7 @@ def run_to_end(p: Any, options: Any) -> Any:
     Raises:
         JobFailedError: if a job on a cluster fails; what fails on this machine raises what it raised there.
     """
-    if is_local(options):
+    if runs_locally(options):
         result = p.run()
         result.wait_until_finish()
         return result

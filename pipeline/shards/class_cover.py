@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.config import Bounds, Config, PatchLabel
 
 
-def shares(rasters: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+def class_shares(rasters: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """``raster/class`` -> share of the pixels of each patch, ``[N]`` float64 0..1, of all rasters with classes.
 
     Args:
@@ -27,10 +27,10 @@ def with_any(found: Mapping[str, np.ndarray], config: Config) -> dict[str, np.nd
     """With ``raster/any``, the share of all classes of the raster together."""
     rasters = config.input.rasters.items()
     parts = {name: [found[f"{name}/{kind}"] for kind in raster.classes] for name, raster in rasters if raster.classes}
-    return {**found, **{f"{name}/any": np.sum(shares, axis=0) for name, shares in parts.items()}}
+    return {**found, **{f"{name}/any": np.sum(class_shares, axis=0) for name, class_shares in parts.items()}}
 
 
-def failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:
+def first_failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:
     """For each of ``count`` patches the first name whose value lies outside of its bounds; None if none does."""
     verdicts: list[str | None] = [None] * count
     for name, bound in reversed(list(bounds.items())):
@@ -41,11 +41,13 @@ def failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], coun
     return verdicts
 
 
-def labels(found: Mapping[str, np.ndarray], wanted: PatchLabel, classes: Sequence[str], otherwise: str) -> list[str]:
+def class_labels(
+    found: Mapping[str, np.ndarray], wanted: PatchLabel, classes: Sequence[str], otherwise: str
+) -> list[str]:
     """For each patch the class that covers most of it, the first of equal ones; ``otherwise`` where it is too little.
 
     >>> found = {"mask/a": np.array([0.5, 0.1]), "mask/b": np.array([0.5, 0.2])}
-    >>> labels(found, PatchLabel(raster="mask", min=0.3), ["a", "b"], "")
+    >>> class_labels(found, PatchLabel(raster="mask", min=0.3), ["a", "b"], "")
     ['a', '']
     """
     table = np.stack([found[f"{wanted.raster}/{name}"] for name in classes])

@@ -18,14 +18,14 @@ from pipeline.config import Augment, Bounds, Config, Input, Raster
 from pipeline.elements import ImageInfo, Rejected, digest, meta_of
 from pipeline.errors import Unreadable
 from pipeline.inputs.points import centres_of
-from pipeline.parallel import Clock, Turns
+from pipeline.parallel import Counters, Turns
 from pipeline.planning.geometry import grid_of
 from pipeline.shards import class_cover
 from pipeline.shards.context_patches import cut_context
 from pipeline.shards.device import device
 from pipeline.shards.index import Row, order_of, places_of
 from pipeline.shards.open_image import OpenImage
-from transforms import moments, quality
+from transforms import pixel_statistics, quality
 from transforms.augment import Augmenter, Change, Ranges, draw
 from transforms.crops import crop_start
 from transforms.encoding import encode_patch
@@ -43,14 +43,14 @@ class Patches(NamedTuple):
     Attributes:
         rows: the patches that were cut.
         payloads: their serialized Examples.
-        moments: of their pixels; None without patches.
+        pixel_statistics: of their pixels; None without patches.
         rejected: the parts that could not be read.
         filtered: score -> patches that were left out because of it.
     """
 
     rows: list[Row]
     payloads: list[bytes]
-    moments: moments.Moments | None
+    pixel_statistics: pixel_statistics.PixelStatistics | None
     rejected: list[Rejected]
     filtered: collections.Counter[str]
 
@@ -78,7 +78,7 @@ class _Cut(NamedTuple):
         covers: of the classes of its rasters, see ``pipeline.shards.class_cover``.
         patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs; nothing
             where none is kept.
-        beside: the same of the other features of the records, in ``config.beside``.
+        companions: the same of the other features of the records, in ``config.companions``.
         scores: once they are known.
     """
 
@@ -86,9 +86,9 @@ class _Cut(NamedTuple):
     numbers: np.ndarray
     labels: Sequence[str]
     verdicts: Sequence[str | None]
-    class_cover: dict[str, np.ndarray]
+    covers: dict[str, np.ndarray]
     patches: np.ndarray
-    beside: dict[str, np.ndarray]
+    companions: dict[str, np.ndarray]
     scores: quality.Scores | None = None
 
     def kept(self) -> _Cut:
@@ -100,11 +100,11 @@ class _Cut(NamedTuple):
         labels, scores = list(itertools.compress(self.labels, keep)), self.scores and self.scores.take(keep)
         return _Cut(
             self.starts[keep], self.numbers[keep], labels, [None] * len(labels),
-            of_arrays(self.covers), self.patches[keep], of_arrays(self.beside), scores,
+            of_arrays(self.covers), self.patches[keep], of_arrays(self.companions), scores,
         )  # fmt: skip
 
 
-def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, turn: Turn | None = None) -> Patches:
+def cut_window(image: OpenImage, cells: Cells, config: Config, counters: Counters, turn: Turn | None = None) -> Patches:
     """Reads the window of the patches ``cells`` and makes records of those that are kept.
 
     Where a part of the window does not decode, only the patches that need this part are rejected.
@@ -113,23 +113,23 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, clock: Clock, tur
         image: where the window lies.
         cells: patches of its grid.
         config: the build.
-        clock: counts the time.
+        counters: counts the time.
         turn: when to look for duplicates among the patches that were kept before; None for never.
     """
     how = _cut_around_points if config.input.points else _draw_crops if config.patch.crops else _cut_cells
-    parts = list(how(image, cells, config, clock))
+    parts = list(how(image, cells, config, counters))
     cuts = [part for part in parts if isinstance(part, _Cut)]
     if turn:
         cuts = _without_duplicates(cuts, turn)
     found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
     for part in cuts:
-        found = _add(found, part, image, config, clock)
+        found = _add(found, part, image, config, counters)
     return found
 
 
-def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
     """The patches in one piece or, where a part of their window does not decode, in several."""
-    cut = _cut_window(image, grid_of(image.info, config), cells, config, clock)
+    cut = _cut_window(image, grid_of(image.info, config), cells, config, counters)
     if (
         isinstance(cut, Rejected)
         and cut.reason in ("corrupt_data", "crashed")
@@ -137,12 +137,12 @@ def _cut_cells(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> 
         and cells.count > 1
     ):
         for half in cells.halves():
-            yield from _cut_cells(image, half, config, clock)
+            yield from _cut_cells(image, half, config, counters)
     else:
         yield cut
 
 
-def _cut_around_points(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+def _cut_around_points(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
     """The patches around the points of these numbers."""
     try:
         centres = centres_of(image.info, config)
@@ -152,77 +152,79 @@ def _cut_around_points(image: OpenImage, cells: Cells, config: Config, clock: Cl
         yield Rejected("read", error.reason, error.message, *where, patches=records)
         return
     for row, col, label in centres[cells.row_from : cells.row_to]:
-        cut = _cut_one(image, row, col, config, clock)
+        cut = _cut_one(image, row, col, config, counters)
         yield cut._replace(labels=[label]) if label and isinstance(cut, _Cut) else cut
 
 
-def _draw_crops(image: OpenImage, cells: Cells, config: Config, clock: Clock) -> Iterator[_Cut | Rejected]:
+def _draw_crops(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
     """The crops of these numbers: each the first of its tries that is kept, or the last one."""
     patch, shape = config.patch, (image.info.height, image.info.width)
     tries = patch.crops.tries if patch.crops else 1
     for number in range(cells.row_from, cells.row_to):
         for attempt in range(tries):
             random = digest(config.seed, "crop", image.info.image_id, config.input.level, number, attempt)
-            cut = _cut_one(image, *crop_start(random, shape, patch.span), config, clock)
+            cut = _cut_one(image, *crop_start(random, shape, patch.span), config, counters)
             if isinstance(cut, Rejected):
                 yield cut
                 break
             if not any(cut.verdicts) or attempt == tries - 1:
-                clock.count("crops_redrawn", attempt)
+                counters.count("crops_redrawn", attempt)
                 yield cut._replace(numbers=np.array([number]))
                 break
 
 
-def _cut_one(image: OpenImage, row: int, col: int, config: Config, clock: Clock) -> _Cut | Rejected:
+def _cut_one(image: OpenImage, row: int, col: int, config: Config, counters: Counters) -> _Cut | Rejected:
     """The patch that begins at this pixel."""
     patch, shape = config.patch, (image.info.height, image.info.width)
     grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
-    return _cut_window(image, grid, Cells(0, 1, 0, 1), config, clock)
+    return _cut_window(image, grid, Cells(0, 1, 0, 1), config, counters)
 
 
-def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, clock: Clock) -> _Cut | Rejected:
+def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, counters: Counters) -> _Cut | Rejected:
     """The patches with their scores; rasters first, since what they filter need not be read of the image."""
     margin = _margin(image.info, config)
     plan = plan_window(grid, cells, config.patch.pad_mode, margin)
     try:
-        with clock("read"):
+        with counters.timer("read"):
             windows = image.read_rasters(plan.source)
-        with device(config.workers).slot(), clock("cut"):
+        with device(config.workers).slot(), counters.timer("cut"):
             forms = config.input.rasters.items()
             rasters = {name: _cut_pixels(r, windows[name], plan, r.pad_value, margin, config) for name, r in forms}
         found = _with_classes(plan, rasters, image.info, config)
         if all(found.verdicts):
             return found
-        with clock("read"):
+        with counters.timer("read"):
             threshold = image.tissue_threshold()
             image.stain_matrix()
             window = image.read(plan.source)
-        with device(config.workers).slot(), clock("cut"):
+        with device(config.workers).slot(), counters.timer("cut"):
             patches = _cut_pixels(config.input, window, plan, config.patch.pad_value, margin, config)
         starts = plan.starts.reshape(len(plan.rows), len(plan.cols), 2)
         for scale in config.patch.scales:
-            with clock("scale"):
+            with counters.timer("scale"):
                 rows, cols = starts[:, 0, 0], starts[0, :, 1]
-                found.beside[f"scale/{scale}"] = cut_context(image, scale, rows, cols, margin, config)
+                found.companions[f"scale/{scale}"] = cut_context(image, scale, rows, cols, margin, config)
     except Unreadable as error:
         message = error.message.replace(image.info.uri, image.info.image_id)
         where = (image.info.image_id, config.input.level, *plan.source)
         records = cells.count * config.records_per_patch(image.info.split)
         return Rejected("read", error.reason, message, *where, patches=records)
-    return _score(found._replace(patches=patches), threshold, config, clock)
+    return _score(found._replace(patches=patches), threshold, config, counters)
 
 
 def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo, config: Config) -> _Cut:
     """What the rasters say of the patches, whose own pixels are not known yet."""
     count, patch = len(plan.starts), config.patch
-    found = class_cover.shares({name: _inner(pixels, config) for name, pixels in rasters.items()}, config)
+    found = class_cover.class_shares({name: _inner(pixels, config) for name, pixels in rasters.items()}, config)
     bounds = {f"{name}/{kind}": bound for name, kinds in patch.cover.items() for kind, bound in kinds.items()}
     labels = [info.label] * count
     if patch.label:
-        labels = class_cover.labels(found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label)
-    beside = {f"raster/{name}": pixels for name, pixels in rasters.items()}
-    verdicts = class_cover.failing(class_cover.with_any(found, config), bounds, count)
-    return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), beside)
+        labels = class_cover.class_labels(
+            found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label
+        )
+    companions = {f"raster/{name}": pixels for name, pixels in rasters.items()}
+    verdicts = class_cover.first_failing(class_cover.with_any(found, config), bounds, count)
+    return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), companions)
 
 
 def _cut_pixels(
@@ -255,13 +257,13 @@ def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
     return patches[:, row : row + height, col : col + width]
 
 
-def _score(cut: _Cut, tissue_threshold: int, config: Config, clock: Clock) -> _Cut:
+def _score(cut: _Cut, tissue_threshold: int, config: Config, counters: Counters) -> _Cut:
     if not (wanted := config.quality):
         return cut
-    with device(config.workers).slot(), clock("score"):
+    with device(config.workers).slot(), counters.timer("score"):
         scores = quality.score(_inner(cut.patches, config), config.value_range, wanted.nodata, tissue_threshold)
     bounds: dict[str, Bounds] = {name: wanted.keep[name] for name in quality.NAMES if name in wanted.keep}
-    more = class_cover.failing(scores._asdict(), bounds, len(cut.starts))
+    more = class_cover.first_failing(scores._asdict(), bounds, len(cut.starts))
     return cut._replace(scores=scores, verdicts=[first or second for first, second in zip(cut.verdicts, more)])
 
 
@@ -278,7 +280,7 @@ def _duplicates(cut: _Cut, seen: quality.Duplicates) -> list[str | None]:
     return [verdict or (None if seen.add(fingerprint) else "duplicates") for verdict, fingerprint in pairs]
 
 
-def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, clock: Clock) -> Patches:
+def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, counters: Counters) -> Patches:
     """With the records of the patches that are kept."""
     records_per_patch = config.records_per_patch(image.info.split)
     filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
@@ -286,39 +288,43 @@ def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, clock: Clo
     if all(cut.verdicts):
         return found._replace(filtered=found.filtered + filtered)
     cut = cut.kept()
-    rows, payloads, measured = list(found.rows), list(found.payloads), found.moments
-    for copy, patches, beside, changes in _copies(cut, image, config, clock):
-        with clock("encode"):
+    rows, payloads, measured = list(found.rows), list(found.payloads), found.pixel_statistics
+    for copy, patches, companions, changes in _copies(cut, image, config, counters):
+        with counters.timer("encode"):
             for place, patch in enumerate(patches):
                 done = json.dumps(changes[place].done()) if changes else "{}"
                 row, col = cut.starts[place].tolist()
                 number = int(cut.numbers[place]) * records_per_patch + copy
-                extra = tuple(column[place].item() for column in (*(cut.scores or ()), *cut.covers.values()))
-                one = _One(image.info, row, col, number, cut.labels[place], extra, done)
-                entry, payload = _encode(one, patch, {name: pixels[place] for name, pixels in beside.items()}, config)
+                attributes = tuple(column[place].item() for column in (*(cut.scores or ()), *cut.covers.values()))
+                one = _One(image.info, row, col, number, cut.labels[place], attributes, done)
+                entry, payload = _encode(
+                    one, patch, {name: pixels[place] for name, pixels in companions.items()}, config
+                )
                 rows.append(entry)
                 payloads.append(payload)
-        with clock("measure"):
-            more = moments.measure(patches)
-            measured = moments.merge(measured, more) if measured else more
+        with counters.timer("measure"):
+            more = pixel_statistics.measure(patches)
+            measured = pixel_statistics.merge(measured, more) if measured else more
     return Patches(rows, payloads, measured, found.rejected, found.filtered + filtered)
 
 
 def _copies(
-    cut: _Cut, image: OpenImage, config: Config, clock: Clock
+    cut: _Cut, image: OpenImage, config: Config, counters: Counters
 ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
     """(number of the copy, patches ``[N, H, W, C]``, those beside, what was done); to the original nothing was."""
     augment, info, matrix = config.augment, image.info, image.stain_matrix()
     as_image = [f"scale/{scale}" for scale in config.patch.scales]
     if not augment or not _augmented(info, config) or augment.original:
         patches = np.ascontiguousarray(_inner(cut.patches, config))
-        beside = {name: _inner(pixels, config) for name, pixels in cut.beside.items()}
+        companions = {name: _inner(pixels, config) for name, pixels in cut.companions.items()}
         if matrix is not None:
-            with device(config.workers).slot(), clock("augment"):
+            with device(config.workers).slot(), counters.timer("augment"):
                 plain, nothing = _augmenter(config, Ranges()), [Change()] * len(patches)
                 patches = plain(patches, nothing, matrix)
-                beside |= {name: plain(np.ascontiguousarray(beside[name]), nothing, matrix) for name in as_image}
-        yield 0, patches, beside, []
+                companions |= {
+                    name: plain(np.ascontiguousarray(companions[name]), nothing, matrix) for name in as_image
+                }
+        yield 0, patches, companions, []
     if not augment or not _augmented(info, config):
         return
     augmenter = _augmenter(config)
@@ -326,13 +332,13 @@ def _copies(
         places = zip(cut.numbers.tolist(), cut.starts.tolist())
         identities = [(info.image_id, config.input.level, *start, number, copy) for number, start in places]
         changes = [draw(augmenter.ranges, functools.partial(_uniform, config.seed, i)) for i in identities]
-        with device(config.workers).slot(), clock("augment"):
+        with device(config.workers).slot(), counters.timer("augment"):
             patches = augmenter(cut.patches, changes, matrix)
-            beside = {
+            companions = {
                 name: augmenter(pixels, changes, matrix) if name in as_image else augmenter.turn(pixels, changes)
-                for name, pixels in cut.beside.items()
+                for name, pixels in cut.companions.items()
             }
-        yield copy, patches, beside, changes
+        yield copy, patches, companions, changes
 
 
 def _uniform(seed: int, identity: tuple, name: str) -> float:
@@ -341,21 +347,21 @@ def _uniform(seed: int, identity: tuple, name: str) -> float:
 
 
 class _One(NamedTuple):
-    """What is known of a record beside its pixels; ``extra`` are the values of the columns of scores and covers."""
+    """What is known of a record beside its pixels; ``attributes`` are the values of the columns of scores and covers."""
 
     info: ImageInfo
     row: int
     col: int
     copy: int
     label: str
-    extra: tuple
+    attributes: tuple
     done: str
 
 
-def _encode(one: _One, patch: np.ndarray, beside: dict[str, np.ndarray], config: Config) -> tuple[Row, bytes]:
+def _encode(one: _One, patch: np.ndarray, companions: dict[str, np.ndarray], config: Config) -> tuple[Row, bytes]:
     info = one.info
     encoded = {
-        name: encode_patch(patch if name == "image" else beside[name], form.encoding, form.quality)
+        name: encode_patch(patch if name == "image" else companions[name], form.encoding, form.quality)
         for name, form in config.forms.items()
     }
     record = PatchRecord(
@@ -369,13 +375,24 @@ def _encode(one: _One, patch: np.ndarray, beside: dict[str, np.ndarray], config:
         label=one.label,
         group=info.group,
         meta=tuple(meta_of(info).items()),
-        beside=tuple(encoded.items()),
+        companions=tuple(encoded.items()),
         copy=one.copy,
         augmentation=one.done if config.has_copies else None,
     )
     payload = to_example(record)
     order = order_of(config, info.image_id, one.row, one.col, one.copy)
-    extra = (*one.extra, one.copy, one.done) if config.has_copies else one.extra
+    attributes = (*one.attributes, one.copy, one.done) if config.has_copies else one.attributes
     found, places = places_of(record, payload)
-    row = Row(order, info, one.row, one.col, one.copy, one.label, len(payload), *found, beside=places, extra=extra)
+    row = Row(
+        order,
+        info,
+        one.row,
+        one.col,
+        one.copy,
+        one.label,
+        len(payload),
+        *found,
+        companions=places,
+        attributes=attributes,
+    )
     return row, payload

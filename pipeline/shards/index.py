@@ -58,8 +58,8 @@ class Row(NamedTuple):
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in its source.
-        extra: values of the columns of scores, covers and copies.
-        beside: offset and length in the Example of each of ``config.beside``.
+        attributes: values of the columns of scores, covers and copies.
+        companions: offset and length in the Example of each of ``config.companions``.
         source: 0 for the spool, else the number of an earlier shard, counted from 1.
     """
 
@@ -73,8 +73,8 @@ class Row(NamedTuple):
     image_offset: int
     image_length: int
     spooled: int = 0
-    extra: tuple = ()
-    beside: tuple[tuple[int, int], ...] = ()
+    attributes: tuple = ()
+    companions: tuple[tuple[int, int], ...] = ()
     source: int = 0
 
     @property
@@ -93,11 +93,11 @@ def order_of(config: Config, image_id: str, row: int, col: int, copy: int) -> in
 
 def places_of(record: PatchRecord, payload: bytes) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
     """Offset and length in the serialized Example of the encoded patch, and of those beside it."""
-    beside = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in record.beside)
-    return (payload.index(record.image), len(record.image)), beside
+    companions = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in record.companions)
+    return (payload.index(record.image), len(record.image)), companions
 
 
-def extra_schema(config: Config) -> pa.Schema:
+def attribute_schema(config: Config) -> pa.Schema:
     """The columns of ``Row.extra``."""
     covers = [(f"cover/{name}", pa.float32()) for name in config.covers]
     scores, copies = SCORES_SCHEMA if config.quality else (), COPY_SCHEMA if config.has_copies else ()
@@ -155,8 +155,8 @@ def index_schema(config: Config) -> pa.Schema:
     ``_length``, or ``scale/...``, and the shares of classes ``cover/<raster>/<class>``.
     """
     further = [(META + name, _KINDS[kind]) for name, kind in sorted((config.input.columns or {}).items())]
-    places = [(f"{name}_{what}", pa.int64()) for name in config.beside for what in ("offset", "length")]
-    return pa.schema([*INDEX_SCHEMA, *further, *places, *extra_schema(config)])
+    places = [(f"{name}_{what}", pa.int64()) for name in config.companions for what in ("offset", "length")]
+    return pa.schema([*INDEX_SCHEMA, *further, *places, *attribute_schema(config)])
 
 
 def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> bytes:
@@ -190,8 +190,8 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
                 *place,
                 *(base and _affine(base, row, config.patch.dilation) for base in placing(image)),
                 *further(image),
-                *(number for start, length in row.beside for number in (offset + start, length)),
-                *row.extra,
+                *(number for start, length in row.companions for number in (offset + start, length)),
+                *row.attributes,
             )
         )
         offset += row.length + FOOTER_BYTES + HEADER_BYTES

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
-from pipeline.parallel import Clock
+from pipeline.parallel import Counters
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice
 from pipeline.readers.isolated import open_isolated
@@ -25,8 +25,8 @@ from transforms.grid import Box
 class OpenImage:
     """An image that is opened by the first of its windows and closed by the last."""
 
-    def __init__(self, info: ImageInfo, config: Config, windows: int, clock: Clock):
-        self.info, self._clock = info, clock
+    def __init__(self, info: ImageInfo, config: Config, windows: int, counters: Counters):
+        self.info, self._counters = info, counters
         self.is_whole = info.is_whole  # where one part is bad, all of it is
         self._config, self._left = config, windows
         self._lock = threading.RLock()
@@ -42,7 +42,7 @@ class OpenImage:
         """
         reader = self._reader()
         if not reader.layout.is_whole:
-            self._clock.count("pixels_decoded", box.height * box.width)
+            self._counters.count("pixels_decoded", box.height * box.width)
         return reader.read(box)
 
     def read_rasters(self, box: Box) -> dict[str, np.ndarray]:
@@ -131,7 +131,7 @@ class OpenImage:
                 self._known.clear()
                 levels = [reader for reader in self._levels.values() if reader.file is not self._opened.file]
                 for reader in (self._opened, *self._rasters.values(), *levels):
-                    self._clock.count("bytes_read", reader.file.bytes_read)
+                    self._counters.count("bytes_read", reader.file.bytes_read)
                     reader.close()
 
     def _reader(self) -> Reader:
@@ -157,10 +157,10 @@ class OpenImage:
             reader = open_to_scale(self.info.uri, wanted)
         except Unreadable as error:
             return error
-        if self.info.was:  # its header was not read
-            self._clock.count("images_opened", 1)
+        if self.info.previous_split:  # its header was not read
+            self._counters.count("images_opened", 1)
         if reader.layout.is_whole:  # it is decoded once, by the first window
-            self._clock.count("pixels_decoded", self.info.height * self.info.width)
+            self._counters.count("pixels_decoded", self.info.height * self.info.width)
         planned = (self.info.height, self.info.width, wanted.channels, wanted.dtype)
         try:
             if reader.layout[:4] != planned:

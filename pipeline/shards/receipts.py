@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.elements import Rejected, ShardPlan, ShardResult, receipt_file
-from transforms import moments
+from transforms import pixel_statistics
 
 GROUP = 256
 _READS = 16  # at a time; what takes the time is the way to the storage
@@ -57,7 +57,7 @@ class Sums(NamedTuple):
         labels: label -> patches.
         filtered: score -> patches that were left out because of it.
         rejected: what could not be read.
-        moments: of the pixels written.
+        pixel_statistics: of the pixels written.
         rows: for tf-transform, a row of moments for each group of shards; see :func:`analysis_rows`.
     """
 
@@ -66,7 +66,7 @@ class Sums(NamedTuple):
     labels: dict[str, int]
     filtered: dict[str, int]
     rejected: list[Rejected]
-    moments: moments.Moments
+    pixel_statistics: pixel_statistics.PixelStatistics
     rows: list[dict[str, list]]
 
     @property
@@ -116,7 +116,7 @@ def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
     labels: collections.Counter[str] = collections.Counter()
     filtered: collections.Counter[str] = collections.Counter()
     rejected: list[dict[str, Any]] = []
-    pixels: moments.Moments | None = None
+    pixels: pixel_statistics.PixelStatistics | None = None
     for receipt, facts in _read_receipts(folder, names):
         shards.append({name: getattr(receipt, name, None) for name in SHARDS_SCHEMA.names} | facts)
         labels.update(receipt.labels)
@@ -124,15 +124,17 @@ def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
         rejected += [row._asdict() for row in receipt.rejected]
         for image_id, counts in receipt.images.items():
             images[image_id] = [a + b for a, b in zip(images[image_id], counts)]
-        read = moments.from_json(receipt.moments)
-        pixels = moments.merge(pixels, read) if pixels else read
+        read = pixel_statistics.from_json(receipt.pixel_statistics)
+        pixels = pixel_statistics.merge(pixels, read) if pixels else read
     return {
         "shards": shards,
         "images": [dict(zip(IMAGES_SCHEMA.names, (image_id, *counts))) for image_id, counts in images.items()],
         "labels": labels,
         "filtered": filtered,
         "rejected": rejected,
-        "moments": moments.to_json(cast(moments.Moments, pixels)),  # a group has at least one shard
+        "pixel_statistics": pixel_statistics.to_json(
+            cast(pixel_statistics.PixelStatistics, pixels)
+        ),  # a group has at least one shard
     }
 
 
@@ -178,13 +180,13 @@ def read_sums(work: str, split: str, shards: int) -> Sums:
         dict(sum(map(collections.Counter, labels), collections.Counter())),
         dict(sum(map(collections.Counter, filtered), collections.Counter())),
         [row for part in rejected for row in part],
-        functools.reduce(moments.merge, pixels),
+        functools.reduce(pixel_statistics.merge, pixels),
         [row for part in rows for row in part],
     )
 
 
 def _from_json(values: dict[str, Any]) -> Sums:
-    pixels, labels = moments.from_json(values["moments"]), values["labels"]
+    pixels, labels = pixel_statistics.from_json(values["pixel_statistics"]), values["labels"]
     return Sums(
         pa.Table.from_pylist(values["shards"], SHARDS_SCHEMA),
         pa.Table.from_pylist(values["images"], IMAGES_SCHEMA),
@@ -203,9 +205,9 @@ def _add_up(images: pa.Table) -> pa.Table:
     return added.select(["image_id", *(f"{name}_sum" for name in counts)]).rename_columns(IMAGES_SCHEMA.names)
 
 
-def analysis_rows(pixels: moments.Moments, labels: dict[str, int]) -> list[dict[str, list]]:
+def analysis_rows(pixels: pixel_statistics.PixelStatistics, labels: dict[str, int]) -> list[dict[str, list]]:
     """What tf-transform analyses of some shards: a row of their moments, and one more for every further label."""
-    pixels = moments.finished(pixels)
+    pixels = pixel_statistics.finished(pixels)
     count = pixels.count.astype(float)
     sums = {"count": count, "total": count * pixels.mean, "squares": pixels.m2 + count * pixels.mean**2}
     rows = []

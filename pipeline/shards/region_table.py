@@ -26,7 +26,7 @@ REGIONS_SCHEMA = pa.schema(
         ("names", pa.binary()),  # ImageInfo.names_digest
         ("filtered", pa.string()),  # JSON: score -> patches
         ("rejected", pa.string()),  # JSON: a list of Rejected
-        ("moments", pa.binary()),  # transforms.moments.pack
+        ("pixel_statistics", pa.binary()),  # transforms.pixel_statistics.pack
         ("records", pa.list_(pa.int32())),  # numbers of its records in the shard
     ]
 )
@@ -40,14 +40,14 @@ class Part(NamedTuple):
         rows: its patches.
         filtered: score -> patches that were left out because of it.
         rejected: the parts that could not be read.
-        moments: of the pixels of its patches, see ``transforms.moments.pack``.
+        pixel_statistics: of the pixels of its patches, see ``transforms.pixel_statistics.pack``.
     """
 
     region: Region
     rows: list[Row]
     filtered: collections.Counter[str]
     rejected: list[Rejected]
-    moments: bytes
+    pixel_statistics: bytes
 
 
 def pixels_digests(config: Config) -> Callable[[Region], bytes]:
@@ -73,7 +73,7 @@ def make_regions(parts: Sequence[Part], rows: Sequence[Row], config: Config) -> 
             part.region.image.names_digest,
             json.dumps(dict(sorted(part.filtered.items()))),
             json.dumps([rejected._asdict() for rejected in sorted(part.rejected)]),
-            part.moments,
+            part.pixel_statistics,
             sorted(numbers[row.identity] for row in part.rows),
         )
         for part in parts

@@ -28,9 +28,9 @@ from pipeline.elements import (
     shard_file,
 )
 from pipeline.errors import TRANSIENT
-from pipeline.parallel import Clock
+from pipeline.parallel import Counters
 from pipeline.planning.placement import shard_of
-from pipeline.shards.index import Row, extra_schema, order_of, places_of, read_payload
+from pipeline.shards.index import Row, attribute_schema, order_of, places_of, read_payload
 from pipeline.shards.region_table import Part, filtered_and_rejected, pixels_digests
 from transforms.example import from_example, to_example
 
@@ -46,7 +46,7 @@ def read_receipt(folder: str, shard: str) -> ShardResult | None:
         return None
 
 
-def reusable(folder: str, plan: ShardPlan, config: Config, again: bool = False) -> bool:
+def reusable(folder: str, plan: ShardPlan, config: Config, retry_rejected: bool = False) -> bool:
     """Whether this shard stands in a version: a receipt carries the digest of its plan, and its files are whole.
 
     Args:
@@ -58,7 +58,7 @@ def reusable(folder: str, plan: ShardPlan, config: Config, again: bool = False) 
     receipt = read_receipt(folder, plan.name)
     if not receipt or receipt.plan != plan.digest(config.shard_digest()):
         return False
-    if any(again or rejected.reason in TRANSIENT for rejected in receipt.rejected):
+    if any(retry_rejected or rejected.reason in TRANSIENT for rejected in receipt.rejected):
         return False
     sizes = (receipt.bytes, receipt.index_bytes, receipt.regions_bytes)
     return all(storage.size(storage.join(folder, file)) == size for file, size in zip(files_of(plan.name), sizes))
@@ -66,7 +66,7 @@ def reusable(folder: str, plan: ShardPlan, config: Config, again: bool = False) 
 
 def take_over(previous: Previous, plan: ShardPlan, config: Config, folder: str) -> bool:
     """Puts a shard that is the same in the previous version into ``folder``, whole; False if it is not the same."""
-    if not reusable(previous.folder, plan, config, previous.again):
+    if not reusable(previous.folder, plan, config, previous.retry_rejected):
         return False
     for file in files_of(plan.name):
         storage.copy(storage.join(previous.folder, file), storage.join(folder, file))
@@ -80,8 +80,8 @@ class Copier:
         files: the earlier shards, numbered from 1 in ``Row.source``; to be closed by :meth:`close`.
     """
 
-    def __init__(self, previous: Previous, config: Config, clock: Clock):
-        self._previous, self._config, self._clock = previous, config, clock
+    def __init__(self, previous: Previous, config: Config, counters: Counters):
+        self._previous, self._config, self._counters = previous, config, counters
         self._pixels_digest = pixels_digests(config)
         self._shards: dict[str, _Shard | None] = {}
         self.files: list[BinaryIO] = []
@@ -95,24 +95,24 @@ class Copier:
             DamagedRecordError: if a record is not what was written there.
         """
         image, config = region.image, self._config
-        if not image.was or image.was not in self._previous.shards:
+        if not image.previous_split or image.previous_split not in self._previous.shards:
             return None
-        shards = self._previous.shards[image.was]
-        shard = self._shard(ShardPlan(image.was, shard_of(region, shards, config), shards, ()).name)
+        shards = self._previous.shards[image.previous_split]
+        shard = self._shard(ShardPlan(image.previous_split, shard_of(region, shards, config), shards, ()).name)
         entry = shard and shard.regions.get(self._pixels_digest(region))
         if not shard or not entry:
             return None
         renamed = entry["names"] != image.names_digest
         filtered, rejected = filtered_and_rejected(entry)
-        if any(self._previous.again or one.reason in TRANSIENT for one in rejected):
+        if any(self._previous.retry_rejected or one.reason in TRANSIENT for one in rejected):
             return None
         if renamed and config.labels_patches:
             return None  # whether a label is that of the patch or of the image is not recorded
         rows = [shard.row(number, region, config) for number in entry["records"]]
         if renamed:
             rows = [self._renamed(row, spool) for row in rows]
-        self._clock.count("records_rewritten" if renamed else "records_copied", len(rows))
-        return Part(region, rows, filtered, rejected, entry["moments"])
+        self._counters.count("records_rewritten" if renamed else "records_copied", len(rows))
+        return Part(region, rows, filtered, rejected, entry["pixel_statistics"])
 
     def _shard(self, name: str) -> _Shard | None:
         if name not in self._shards:
@@ -130,8 +130,8 @@ class Copier:
         )
         payload, place = to_example(record), spool.tell()
         spool.write(payload)
-        (start, length), beside = places_of(record, payload)
-        row = row._replace(source=0, spooled=place, label=image.label, beside=beside)
+        (start, length), companions = places_of(record, payload)
+        row = row._replace(source=0, spooled=place, label=image.label, companions=companions)
         return row._replace(length=len(payload), image_offset=start, image_length=length)
 
     def close(self) -> None:
@@ -143,15 +143,15 @@ class Copier:
 class _Shard(NamedTuple):
     """An earlier shard: its file and its number in ``Copier.files``, its regions by their digests, its index.
 
-    The last two are the columns of ``Row.extra`` and of ``Row.beside``.
+    The last two are the columns of ``Row.attributes`` and of ``Row.companions``.
     """
 
     file: BinaryIO
     number: int
     regions: dict[bytes, dict[str, Any]]
     columns: dict[str, list]
-    extra: list[list]
-    beside: list[tuple[list, list]]
+    attributes: list[list]
+    companions: list[tuple[list, list]]
 
     def row(self, record: int, region: Region, config: Config) -> Row:
         """A record of it as a row of a new shard."""
@@ -169,8 +169,8 @@ class _Shard(NamedTuple):
             image_offset=columns["image_offset"][record] - offset,
             image_length=columns["image_length"][record],
             spooled=offset,
-            extra=tuple(column[record] for column in self.extra),
-            beside=tuple((starts[record] - offset, lengths[record]) for starts, lengths in self.beside),
+            attributes=tuple(column[record] for column in self.attributes),
+            companions=tuple((starts[record] - offset, lengths[record]) for starts, lengths in self.companions),
             source=self.number,
         )
 
@@ -195,6 +195,6 @@ def _open(folder: str, name: str, number: int, config: Config) -> _Shard | None:
         return None
     regions = {row["pixels"]: row for row in tables[0].to_pylist()}
     columns = tables[1].to_pydict()
-    extra = [columns[name] for name in extra_schema(config).names]
-    beside = [(columns[f"{name}_offset"], columns[f"{name}_length"]) for name in config.beside]
-    return _Shard(storage.open_read(path), number, regions, columns, extra, beside)
+    attributes = [columns[name] for name in attribute_schema(config).names]
+    companions = [(columns[f"{name}_offset"], columns[f"{name}_length"]) for name in config.companions]
+    return _Shard(storage.open_read(path), number, regions, columns, attributes, companions)

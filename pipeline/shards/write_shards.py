@@ -33,7 +33,7 @@ from pipeline.elements import (
     shard_file,
 )
 from pipeline.errors import DamagedRecordError
-from pipeline.parallel import Clock, Turns, cores, in_order, limit_tensorflow_threads
+from pipeline.parallel import Counters, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.planning.geometry import cells_of, windows_of
 from pipeline.planning.region_rows import read_shard
 from pipeline.shards.cut_window import Patches, Turn, cut_window
@@ -42,7 +42,7 @@ from pipeline.shards.index import make_index, write_records
 from pipeline.shards.open_image import OpenImage
 from pipeline.shards.region_table import Part, make_regions
 from pipeline.shards.reuse import Copier, reusable, take_over
-from transforms import moments
+from transforms import pixel_statistics
 from transforms.grid import Cells
 from transforms.quality import Duplicates
 
@@ -121,23 +121,29 @@ def write_shard(
     Returns:
         The receipt, and counters: milliseconds over all threads of each kind of work, bytes read, records copied.
     """
-    clock = Clock()
+    counters = Counters()
     with tempfile.TemporaryFile() as spool, contextlib.ExitStack() as stack:
         try:
-            copier = stack.enter_context(contextlib.closing(Copier(previous, config, clock))) if previous else None
-            return _write_shard(plan, config, folder, threads, clock, spool, copier), clock.counters()
+            copier = stack.enter_context(contextlib.closing(Copier(previous, config, counters))) if previous else None
+            return _write_shard(plan, config, folder, threads, counters, spool, copier), counters.totals()
         except DamagedRecordError:
             return write_shard(plan, config, folder, threads)
 
 
 def _write_shard(
-    plan: ShardPlan, config: Config, folder: str, threads: int, clock: Clock, spool: BinaryIO, copier: Copier | None
+    plan: ShardPlan,
+    config: Config,
+    folder: str,
+    threads: int,
+    counters: Counters,
+    spool: BinaryIO,
+    copier: Copier | None,
 ) -> ShardResult:
-    with clock("copy"):
+    with counters.timer("copy"):
         copied = _copy(plan, spool, copier)
-    parts = _cut(plan, config, threads, clock, spool, copied)
+    parts = _cut(plan, config, threads, counters, spool, copied)
     rows = sorted(row for part in parts for row in part.rows)
-    with clock("write"):
+    with counters.timer("write"):
         with storage.atomic_write(storage.join(folder, shard_file(plan.name))) as file:
             size, checksum = write_records(file, spool, rows, copier.files if copier else ())
         index = make_index(plan.split, shard_file(plan.name), rows, config)
@@ -158,8 +164,10 @@ def _write_shard(
         labels=dict(sorted(collections.Counter(row.label for row in rows).items())),
         filtered=dict(sorted(sum((collections.Counter(p.filtered) for p in parts), collections.Counter()).items())),
         rejected=tuple(sorted(rejected for part in parts for rejected in part.rejected)),
-        moments=moments.to_json(
-            moments.add_up((part.moments for part in parts), config.input.channels, config.input.dtype)
+        pixel_statistics=pixel_statistics.to_json(
+            pixel_statistics.add_up(
+                (part.pixel_statistics for part in parts), config.input.channels, config.input.dtype
+            )
         ),
     )
     receipt = json.dumps(result.to_json(), sort_keys=True).encode()
@@ -176,37 +184,37 @@ def _copy(plan: ShardPlan, spool: BinaryIO, copier: Copier | None) -> dict[Regio
 
 
 def _cut(
-    plan: ShardPlan, config: Config, threads: int, clock: Clock, spool: BinaryIO, copied: dict[Region, Part]
+    plan: ShardPlan, config: Config, threads: int, counters: Counters, spool: BinaryIO, copied: dict[Region, Part]
 ) -> list[Part]:
     """Cuts all windows of the other regions; the records go to the spool as they come. All regions, in their order."""
 
     def work(region: Region, image: OpenImage, cells: Cells, turn: Turn | None) -> tuple[Region, Patches]:
         try:
-            return region, cut_window(image, cells, config, clock, turn)
+            return region, cut_window(image, cells, config, counters, turn)
         finally:
             image.window_done()
             if turn:
                 turn.done()
 
     parts = dict(copied)
-    windows = _windows([region for region in plan.regions if region not in copied], config, clock)
+    windows = _windows([region for region in plan.regions if region not in copied], config, counters)
     for region, results in itertools.groupby(in_order(work, windows, threads), key=lambda result: result[0]):
         part = Part(region, [], collections.Counter(), [], b"")
-        pixels = moments.empty(config.input.channels, config.input.dtype)
+        pixels = pixel_statistics.empty(config.input.channels, config.input.dtype)
         for _, patches in results:
             for row, payload in zip(patches.rows, patches.payloads):
                 part.rows.append(row._replace(spooled=spool.tell()))
                 spool.write(payload)
             part.rejected.extend(patches.rejected)
             part.filtered.update(patches.filtered)
-            if patches.moments:
-                pixels = moments.merge(pixels, patches.moments)
-        parts[region] = part._replace(moments=moments.pack(pixels))
+            if patches.pixel_statistics:
+                pixels = pixel_statistics.merge(pixels, patches.pixel_statistics)
+        parts[region] = part._replace(pixel_statistics=pixel_statistics.pack(pixels))
     return [parts[region] for region in plan.regions]
 
 
 def _windows(
-    regions: list[Region], config: Config, clock: Clock
+    regions: list[Region], config: Config, counters: Counters
 ) -> Iterator[tuple[Region, OpenImage, Cells, Turn | None]]:
     for info, of_image in itertools.groupby(regions, key=lambda region: region.image):
         windows = [
@@ -214,7 +222,7 @@ def _windows(
             for region in of_image
             for cells, turn in zip(windows_of(region, config), _turns(config))
         ]
-        image = OpenImage(info, config, len(windows), clock)
+        image = OpenImage(info, config, len(windows), counters)
         yield from ((region, image, cells, turn) for region, cells, turn in windows)
 
 

@@ -2,7 +2,7 @@
 
 Small reads, of headers, go through blocks that all files of the process share: an image that is opened again costs a
 question for its version and no bytes. Reads that follow each other get ahead, further each time. What a reader will
-want it can say before (:meth:`RangeFile.expect`); this comes in large pieces, several at a time.
+want it can say before (:meth:`RangeFile.prefetch`); this comes in large pieces, several at a time.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class RangeFile(io.RawIOBase):
         held = self._take(start, stop)
         return self._read(start, stop, keep=not everything) if held is None else held
 
-    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Fetches what will be read soon: ``(offset, bytes)`` of each read. For more than fits it does nothing."""
         pieces: list[list[int]] = []
         for start, size in sorted(ranges):

@@ -49,7 +49,7 @@ class Accounts(NamedTuple):
         return max(1, math.floor(config.max_rejected * self.images)) if config.max_rejected else 0
 
 
-def settle(folder: str, work: str, config: Config, images: int, totals: Mapping[str, Sums]) -> Accounts:
+def reconcile(folder: str, work: str, config: Config, images: int, totals: Mapping[str, Sums]) -> Accounts:
     """Writes ``images.parquet`` and ``rejected.jsonl`` below ``folder``, and adds everything up.
 
     Args:

@@ -13,7 +13,7 @@ from pipeline.versions import lifecycle
 from pipeline.versions.lease import Lease
 
 
-class Entry(NamedTuple):
+class VersionSummary(NamedTuple):
     """A complete version.
 
     Attributes:
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     status: str
 
 
-def list_versions(out: str) -> list[Entry]:
+def list_versions(out: str) -> list[VersionSummary]:
     """The complete versions, from the oldest to the newest."""
     latest, taken_back = lifecycle.latest(out), lifecycle.withdrawn(out)
     published = {note["version"] for note in lifecycle.publications(out)}
@@ -35,7 +35,7 @@ def list_versions(out: str) -> list[Entry]:
     for name in lifecycle.complete_versions(out):
         status = "earlier" if name in published else "held back"
         status = "withdrawn" if name in taken_back else status
-        found.append(Entry(name, _manifest(out, name), "published" if name == latest else status))
+        found.append(VersionSummary(name, _manifest(out, name), "published" if name == latest else status))
     return found
 
 
@@ -89,7 +89,7 @@ def _size(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.1f} MB"
 
 
-def checked(out: str, name: str) -> dict[str, Any]:
+def require_publishable(out: str, name: str) -> dict[str, Any]:
     """The manifest of a version that can be published.
 
     Raises:
@@ -122,12 +122,12 @@ def roll_back(out: str, held: Lease) -> tuple[str, str]:
     good = [name for name in before if name != latest and name not in taken_back and lifecycle.is_complete(out, name)]
     if latest is None or not good:
         raise DatasetError(f"{out}: nothing that is still there was published before {latest or 'the first build'}")
-    checked(out, good[-1])
+    require_publishable(out, good[-1])
     lifecycle.publish(out, good[-1], held, by="rollback", withdrawn=latest)
     return good[-1], latest
 
 
-def superfluous(out: str, keep: int, keep_days: float) -> list[str]:
+def prunable(out: str, keep: int, keep_days: float) -> list[str]:
     """Versions that are neither published, nor among the newest ``keep``, nor younger than ``keep_days``.
 
     What is being built is not among them.
@@ -138,7 +138,7 @@ def superfluous(out: str, keep: int, keep_days: float) -> list[str]:
     return [name for name in old if name != latest]
 
 
-def own_bytes(out: str, name: str) -> int:
+def exclusive_bytes(out: str, name: str) -> int:
     """Bytes of a version that no other name of the same files keeps; in a store, where there are none, all of them."""
     folder = lifecycle.folder_of(out, name)
     paths = [storage.join(folder, below) for below in storage.files_below(folder)]

@@ -52,7 +52,7 @@ def _watch(folder: str, work: str, show: Show, stop: threading.Event) -> None:
     while True:
         last = stop.wait(wait)
         looked = time.monotonic()
-        if progress := look(receipts, work, looked - started):
+        if progress := read_progress(receipts, work, looked - started):
             show(progress)
         if last:
             return
@@ -81,7 +81,7 @@ class Receipts:
         return receipt["records"], len(receipt["rejected"])
 
 
-def look(receipts: Receipts, work: str, seconds: float) -> Progress | None:
+def read_progress(receipts: Receipts, work: str, seconds: float) -> Progress | None:
     """How far the build is that writes to ``work``; None while its images are being inspected."""
     if not (plan := read_plan(work)):
         return None

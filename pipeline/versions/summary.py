@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.shards.receipts import Sums
 from pipeline.versions.normalization import Write
-from transforms import moments
+from transforms import pixel_statistics
 
 
 def summarize(folder: str, config: Config, totals: Mapping[str, Sums], write_graphs: Write) -> None:
@@ -25,7 +25,7 @@ def summarize(folder: str, config: Config, totals: Mapping[str, Sums], write_gra
 
 
 def make_statistics(config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
-    """Per split the number of patches, the labels (most frequent first) and the channels; see ``moments.describe``.
+    """Per split the number of patches, the labels (most frequent first) and the channels; see ``transforms.pixel_statistics.describe``.
 
     ``normalization`` holds the mean and standard deviation of the training split, by channel.
     """
@@ -45,7 +45,7 @@ def _describe(part: Sums) -> dict[str, Any]:
     return {
         "patches": part.records,
         "labels": dict(sorted(part.labels.items(), key=lambda item: (-item[1], item[0]))),
-        "channels": moments.describe(part.moments),
+        "channels": pixel_statistics.describe(part.pixel_statistics),
     }
 
 

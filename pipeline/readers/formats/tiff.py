@@ -21,7 +21,7 @@ from pipeline.errors import Unreadable
 from pipeline.readers import ImageFile, Layout, Reader, check_plausible, orientation, unreadable
 from pipeline.readers.blocks import BlockReader, Decode
 from pipeline.readers.formats.jpeg import decode_tables
-from pipeline.readers.formats.tiff_geo import Place, place_of
+from pipeline.readers.formats.tiff_geo import Georeference, georeference_of
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
@@ -90,7 +90,7 @@ class _Image(NamedTuple):
 
     pages: list[Any]
     levels: tuple[tuple[int, int], ...]
-    place: Place
+    place: Georeference
 
 
 def _find(tiff: tifffile.TiffFile, level: int, page: int | None) -> _Image:
@@ -108,7 +108,7 @@ def _find(tiff: tifffile.TiffFile, level: int, page: int | None) -> _Image:
             index = (page or 0) - passed
             full = _page(series, groups[index][0])
             levels = tuple(_size(_page(one, _groups(one)[index][0])) for one in series.levels)
-            place = place_of(tiff, full, number).at(levels[0], levels[level])
+            place = georeference_of(tiff, full, number).at(levels[0], levels[level])
             at_level = series.levels[level]
             return _Image([_page(at_level, one) for one in _groups(at_level)[index]], levels, place)
         passed += len(groups)

@@ -12,7 +12,7 @@ _USER_DEFINED = 32767
 _MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
-class Place(NamedTuple):
+class Georeference(NamedTuple):
     """See :class:`pipeline.readers.Layout` for the fields; all of full resolution."""
 
     mpp: tuple[float, float] | None = None
@@ -20,7 +20,7 @@ class Place(NamedTuple):
     transform: tuple[float, ...] | None = None
     nodata: str = ""
 
-    def at(self, full: tuple[int, int], level: tuple[int, int]) -> Place:
+    def at(self, full: tuple[int, int], level: tuple[int, int]) -> Georeference:
         """The same for a pyramid level, of which height and width are given as those of full resolution."""
         down, across = full[0] / level[0], full[1] / level[1]
         mpp = self.mpp and (self.mpp[0] * down, self.mpp[1] * across)
@@ -30,7 +30,7 @@ class Place(NamedTuple):
         return self._replace(mpp=mpp)
 
 
-def place_of(tiff: Any, page: Any, image: int) -> Place:
+def georeference_of(tiff: Any, page: Any, image: int) -> Georeference:
     """What is known of a page of full resolution.
 
     Args:
@@ -43,7 +43,7 @@ def place_of(tiff: Any, page: Any, image: int) -> Place:
                        ("transform", lambda: _transform(page)), ("nodata", lambda: _nodata(page))):  # fmt: skip
         with contextlib.suppress(Exception):  # tags that lie about the world say nothing of the pixels
             values[name] = read()
-    return Place(**{name: value for name, value in values.items() if value})
+    return Georeference(**{name: value for name, value in values.items() if value})
 
 
 def _mpp(tiff: Any, page: Any, image: int) -> tuple[float, float] | None:

@@ -22,10 +22,10 @@ _BINS = {"uint8": 256, "uint16": 65536, "float32": 65536}
 _REPORT_BINS = 256
 _SPIKES = 64  # at most so many values have bins of their own
 _PACKED = struct.Struct("<IB")  # number of distinct values, bytes of each count
-_BESIDE = ("mean", "m2", "low", "high")  # what floats have beside their histogram
+_FOR_FLOATS = ("mean", "m2", "low", "high")  # what floats have beside their histogram
 
 
-class Moments(NamedTuple):
+class PixelStatistics(NamedTuple):
     """What is known of the pixels seen so far.
 
     Attributes:
@@ -50,14 +50,14 @@ class Moments(NamedTuple):
         return self.histogram.sum(axis=1)
 
 
-def empty(channels: int, dtype: str) -> Moments:
+def empty(channels: int, dtype: str) -> PixelStatistics:
     """The moments of no pixels."""
     bins = _BINS[dtype]
     zero, infinity = np.zeros(channels), np.full(channels, np.inf)
-    return Moments(dtype, np.zeros((channels, bins), np.int64), zero, zero, infinity, -infinity)
+    return PixelStatistics(dtype, np.zeros((channels, bins), np.int64), zero, zero, infinity, -infinity)
 
 
-def measure(pixels: np.ndarray) -> Moments:
+def measure(pixels: np.ndarray) -> PixelStatistics:
     """The moments of ``pixels [N, H, W, C]`` of uint8, uint16 or float32, none of the lengths 0.
 
     >>> finished(measure(np.array([[[0, 10]], [[2, 10]]], np.uint8))).mean.tolist()
@@ -85,12 +85,12 @@ def measure(pixels: np.ndarray) -> Moments:
     return result._replace(mean=mean, m2=m2, low=low, high=high)
 
 
-def merge(a: Moments, b: Moments) -> Moments:
+def merge(a: PixelStatistics, b: PixelStatistics) -> PixelStatistics:
     """The moments of the pixels of both; exact for integers, for floats by Chan et al. (1979), eq. 2.1."""
     n_a, n_b = a.count, b.count
     total = np.maximum(n_a + n_b, 1)
     delta = b.mean - a.mean
-    return Moments(
+    return PixelStatistics(
         a.dtype,
         a.histogram + b.histogram,
         a.mean + delta * n_b / total,
@@ -100,23 +100,23 @@ def merge(a: Moments, b: Moments) -> Moments:
     )
 
 
-def finished(moments: Moments) -> Moments:
+def finished(pixel_statistics: PixelStatistics) -> PixelStatistics:
     """With mean, m2, low and high also for integers, derived from the histogram in float64."""
-    if moments.dtype == "float32":
-        return moments
-    values = np.arange(moments.histogram.shape[1], dtype=np.float64)
-    count = np.maximum(moments.count, 1)
-    mean = moments.histogram @ values / count
-    m2 = (moments.histogram * np.square(values - mean[:, None])).sum(axis=1)
-    low, high = moments.low.copy(), moments.high.copy()
-    for channel, row in enumerate(moments.histogram):
+    if pixel_statistics.dtype == "float32":
+        return pixel_statistics
+    values = np.arange(pixel_statistics.histogram.shape[1], dtype=np.float64)
+    count = np.maximum(pixel_statistics.count, 1)
+    mean = pixel_statistics.histogram @ values / count
+    m2 = (pixel_statistics.histogram * np.square(values - mean[:, None])).sum(axis=1)
+    low, high = pixel_statistics.low.copy(), pixel_statistics.high.copy()
+    for channel, row in enumerate(pixel_statistics.histogram):
         seen = np.flatnonzero(row)
         if seen.size:
             low[channel], high[channel] = seen[0], seen[-1]
-    return moments._replace(mean=mean, m2=m2, low=low, high=high)
+    return pixel_statistics._replace(mean=mean, m2=m2, low=low, high=high)
 
 
-def describe(moments: Moments) -> list[dict]:
+def describe(pixel_statistics: PixelStatistics) -> list[dict]:
     """One dictionary per channel for people and JSON.
 
     Keys: ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the smallest
@@ -125,26 +125,26 @@ def describe(moments: Moments) -> list[dict]:
     between ``edges``: bins of equal width for integers; for floats of about equal population, and up to 128 more
     where many pixels have one value. Without pixels everything but the count is null.
     """
-    moments = finished(moments)
-    edges = _edges(moments.dtype)
-    return [_describe_channel(moments, channel, edges) for channel in range(len(moments.mean))]
+    pixel_statistics = finished(pixel_statistics)
+    edges = _edges(pixel_statistics.dtype)
+    return [_describe_channel(pixel_statistics, channel, edges) for channel in range(len(pixel_statistics.mean))]
 
 
-def _describe_channel(moments: Moments, channel: int, edges: np.ndarray) -> dict:
-    counts = moments.histogram[channel]
+def _describe_channel(pixel_statistics: PixelStatistics, channel: int, edges: np.ndarray) -> dict:
+    counts = pixel_statistics.histogram[channel]
     count = int(counts.sum())
     if not count:
         return dict.fromkeys(("mean", "std", "min", "max", "quantiles", "histogram"), None) | {"count": 0}
     reached = np.searchsorted(np.cumsum(counts), np.ceil(np.array(QUANTILES) * count))
-    quantiles = np.clip(edges[reached], moments.low[channel], moments.high[channel])
-    starts = _report_starts(counts, moments.dtype)
-    last = len(counts) if moments.dtype != "float32" else int(np.flatnonzero(counts)[-1]) + 1
+    quantiles = np.clip(edges[reached], pixel_statistics.low[channel], pixel_statistics.high[channel])
+    starts = _report_starts(counts, pixel_statistics.dtype)
+    last = len(counts) if pixel_statistics.dtype != "float32" else int(np.flatnonzero(counts)[-1]) + 1
     return {
         "count": count,
-        "mean": float(moments.mean[channel]),
-        "std": float(np.sqrt(moments.m2[channel] / count)),
-        "min": float(moments.low[channel]),
-        "max": float(moments.high[channel]),
+        "mean": float(pixel_statistics.mean[channel]),
+        "std": float(np.sqrt(pixel_statistics.m2[channel] / count)),
+        "min": float(pixel_statistics.low[channel]),
+        "max": float(pixel_statistics.high[channel]),
         "quantiles": {str(q): float(value) for q, value in zip(QUANTILES, quantiles)},
         "histogram": {
             "edges": np.append(edges[starts], min(edges[last], np.finfo(np.float32).max)).tolist(),
@@ -183,18 +183,18 @@ def _edges(dtype: str) -> np.ndarray:
     return np.append(lower, np.inf)
 
 
-def pack(moments: Moments) -> bytes:
+def pack(pixel_statistics: PixelStatistics) -> bytes:
     """Exactly and in few bytes, about a kilobyte for a small photograph; the inverse is :func:`add_up` of it alone."""
-    places = np.flatnonzero(moments.histogram)
-    counts = moments.histogram.ravel()[places]
+    places = np.flatnonzero(pixel_statistics.histogram)
+    counts = pixel_statistics.histogram.ravel()[places]
     kind = np.min_scalar_type(counts.max(initial=0))
     parts = [np.diff(places, prepend=0).astype("<u4"), counts.astype(kind.newbyteorder("<"))]
-    if moments.dtype == "float32":
-        parts += [getattr(moments, name).astype("<f8") for name in _BESIDE]
+    if pixel_statistics.dtype == "float32":
+        parts += [getattr(pixel_statistics, name).astype("<f8") for name in _FOR_FLOATS]
     return _PACKED.pack(len(places), kind.itemsize) + zlib.compress(b"".join(part.tobytes() for part in parts), 1)
 
 
-def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> Moments:
+def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> PixelStatistics:
     """The moments of all these, merged in their order; memory and time follow the values that occur, not the bins."""
     result = empty(channels, dtype)
     for one in packed:
@@ -203,24 +203,28 @@ def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> Moments:
         places = np.cumsum(np.frombuffer(data, "<u4", distinct), dtype=np.int64)
         counts = np.frombuffer(data, f"<u{width}", distinct, 4 * distinct).astype(np.int64)
         if dtype == "float32":
-            beside = np.frombuffer(data, "<f8", -1, (4 + width) * distinct).reshape(len(_BESIDE), channels)
+            for_floats = np.frombuffer(data, "<f8", -1, (4 + width) * distinct).reshape(len(_FOR_FLOATS), channels)
             histogram = np.zeros_like(result.histogram)
             histogram.ravel()[places] = counts
-            result = merge(result, Moments(dtype, histogram, *beside))
+            result = merge(result, PixelStatistics(dtype, histogram, *for_floats))
         else:
             result.histogram.ravel()[places] += counts
     return result
 
 
-def to_json(moments: Moments) -> dict:
+def to_json(pixel_statistics: PixelStatistics) -> dict:
     """Exactly, as JSON values; the arrays as compressed little-endian bytes."""
     pack = lambda a: base64.b64encode(zlib.compress(a.astype(a.dtype.newbyteorder("<")).tobytes(), 6)).decode()
-    return {"dtype": moments.dtype} | {name: pack(getattr(moments, name)) for name in Moments._fields[1:]}
+    return {"dtype": pixel_statistics.dtype} | {
+        name: pack(getattr(pixel_statistics, name)) for name in PixelStatistics._fields[1:]
+    }
 
 
-def from_json(values: dict) -> Moments:
+def from_json(values: dict) -> PixelStatistics:
     """Inverse of :func:`to_json`."""
     unpack = lambda text, kind: np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
     bins = _BINS[values["dtype"]]
     histogram = unpack(values["histogram"], "<i8").reshape(-1, bins)
-    return Moments(values["dtype"], histogram, *(unpack(values[name], "<f8") for name in Moments._fields[2:]))
+    return PixelStatistics(
+        values["dtype"], histogram, *(unpack(values[name], "<f8") for name in PixelStatistics._fields[2:])
+    )

@@ -18,7 +18,7 @@ _FLAT = 1e-6  # contrast that is rounding
 _LITTLE = 12
 
 
-def shares(first: int, length: int, step: int, extent: int, cells: int) -> np.ndarray:
+def cell_shares(first: int, length: int, step: int, extent: int, cells: int) -> np.ndarray:
     """How much of each pixel of a patch lies in each cell, along one axis.
 
     Args:
@@ -31,7 +31,7 @@ def shares(first: int, length: int, step: int, extent: int, cells: int) -> np.nd
     Returns:
         ``[cells, length]`` float64, in pixels of the image.
 
-    >>> shares(first=-1, length=4, step=1, extent=3, cells=2).tolist()
+    >>> cell_shares(first=-1, length=4, step=1, extent=3, cells=2).tolist()
     [[0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.5, 1.0]]
     """
     edges = np.arange(cells + 1)[:, None] * (extent / cells)
@@ -40,13 +40,13 @@ def shares(first: int, length: int, step: int, extent: int, cells: int) -> np.nd
     return np.maximum(0.0, np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]))
 
 
-def grey(patch: np.ndarray) -> np.ndarray:
+def luma_or_mean(patch: np.ndarray) -> np.ndarray:
     """``[H, W, C]`` -> ``[H, W]`` float64: of three channels the luma of ITU-R BT.601, else their mean."""
     weights = [0.299, 0.587, 0.114] if patch.shape[-1] == 3 else np.full(patch.shape[-1], 1 / patch.shape[-1])
     return np.nan_to_num(patch.astype(np.float64)) @ np.asarray(weights)
 
 
-def fingerprint(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.uint64 | None:
+def difference_hash(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.uint64 | None:
     """The 64 bits of an image; None where they would not tell it from others.
 
     That is so where its patches show less than half of a cell, and where there is little in it: an even ground with one
