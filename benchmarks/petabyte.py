@@ -27,7 +27,7 @@ from pipeline.elements import ImageInfo, Region, ShardPlan, ShardResult, digest,
 from pipeline.inputs.slices import slices_of
 from pipeline.planning import image_rows
 from pipeline.planning.geometry import grid_of, regions_of, windows_of
-from pipeline.planning.placement import shard_count, shard_of
+from pipeline.planning.placement import patch_bytes, shard_count, shard_of
 from pipeline.planning.region_rows import ROWS, regions_table
 from pipeline.shards import receipts
 from pipeline.shards.index import Row, make_index
@@ -77,9 +77,9 @@ def main() -> None:
     images, side = given.images, given.side
 
     one = image(0, side)
-    patches = grid_of(one, CONFIG).count * images
+    patches = grid_of(one, CONFIG.patch).count * images
     regions = list(regions_of(one, CONFIG))
-    shards = shard_count(patches, CONFIG)
+    shards = shard_count(patches, patch_bytes(CONFIG), CONFIG.output.shard_size)
     windows = sum(1 for region in regions for _ in windows_of(region, CONFIG))
     print(f"{images:,} images of {side:,} x {side:,}: {patches:,} patches, {len(regions) * images:,} regions,")
     print(f"{windows * images:,} windows, {shards:,} shards, {len(regions) * images / shards:.1f} regions a shard\n")
@@ -95,13 +95,15 @@ def main() -> None:
     print(f"tables of regions: {size:.0f} bytes a region, {size * len(regions) * images / 1e9:.1f} GB in all")
     print(f"shuffle of names:  {len(ShardPlan('train', shards - 1, shards, ()).name)} bytes each, {shards:,} of them\n")
 
-    weights = np.array([grid_of(one, CONFIG).cells(region.area).count for region in regions])
-    numbers = np.array([shard_of(region, shards, CONFIG) - shard_of(regions[0], shards, CONFIG) for region in regions])
+    weights = np.array([grid_of(one, CONFIG.patch).cells(region.area).count for region in regions])
+    numbers = np.array(
+        [shard_of(region, shards, CONFIG.seed) - shard_of(regions[0], shards, CONFIG.seed) for region in regions]
+    )
 
     def deal() -> np.ndarray:
         load = np.zeros(shards, np.int64)
         for number in range(images):
-            first = shard_of(regions[0]._replace(image=image(number, side)), shards, CONFIG)
+            first = shard_of(regions[0]._replace(image=image(number, side)), shards, CONFIG.seed)
             np.add.at(load, (first + numbers) & (shards - 1), weights)
         return load
 

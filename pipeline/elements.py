@@ -26,7 +26,7 @@ class ImageRef(NamedTuple):
         uri: where it is.
         fingerprint: changes when the file, its mask or its annotations are replaced (size and time of modification).
         label, group, split: as a manifest gives them; empty where the rules of the configuration decide.
-        mask, points, regions: where these belonging to the image are, the latter two also as JSON; may be empty.
+        mask, points, polygons: where these belonging to the image are, the latter two also as JSON; may be empty.
         meta: the further columns of a manifest as a JSON object; empty where there are none.
     """
 
@@ -38,7 +38,7 @@ class ImageRef(NamedTuple):
     split: str = ""
     mask: str = ""
     points: str = ""
-    regions: str = ""
+    polygons: str = ""
     meta: str = ""
 
 
@@ -48,7 +48,7 @@ class ImageInfo(NamedTuple):
     Attributes:
         block_height, block_width: pixels that decode together, the whole image where it has no random access.
         split, label, group: names; ``label`` may be empty.
-        mask, points, regions, meta: as in :class:`ImageRef`.
+        mask, points, polygons, meta: as in :class:`ImageRef`.
         facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform``, ``nodata`` and ``step``
             of :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
         was: the split that it had, as the same image, in the version before; empty where it was not there.
@@ -66,7 +66,7 @@ class ImageInfo(NamedTuple):
     group: str
     mask: str = ""
     points: str = ""
-    regions: str = ""
+    polygons: str = ""
     meta: str = ""
     facts: str = ""
     previous_split: str = ""
@@ -96,7 +96,7 @@ class ImageInfo(NamedTuple):
             "block": [self.block_height, self.block_width],
             "facts": self.facts,
             "points": self.points if is_json(self.points) else "",
-            "polygons": self.regions if is_json(self.regions) else "",
+            "polygons": self.polygons if is_json(self.polygons) else "",
         }
 
     @property
@@ -284,6 +284,10 @@ def is_json(annotation: str) -> bool:
 def meta_of(image: ImageRef | ImageInfo) -> dict[str, int | float | str]:
     """The further columns of an image, in the order of the columns."""
     return json.loads(image.meta) if image.meta else {}
+
+
+# The table of the shards of a version, below it.
+SHARDS = "shards.parquet"
 
 
 def shard_file(shard: str) -> str:

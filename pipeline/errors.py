@@ -5,7 +5,8 @@
     CommandError                   a command ends here, with one sentence and an exit code
     ├── UsageError                 64   what was asked for cannot be done; trying again does not help
     │   ├── ConfigError                 a key of the configuration, or an option, or the input that it names
-    │   ├── DatasetError                a dataset or version: not there, edited by hand, of another format
+    │   ├── DatasetError                a dataset or version: not there, or edited by hand
+    │   │   └── FormatError             of a format that is not read
     │   └── ClusterError                no Flink cluster answers
     ├── TooManyRejectedError        2   more images were rejected than ``max_rejected`` allows
     ├── HeldBackError               3   a gate holds a complete version back
@@ -87,15 +88,9 @@ class CommandError(RuntimeError):
 
     Attributes:
         code: how the command ends.
-        manifest: what is known of the version, as in its manifest.
-        built: whether this run built it.
     """
 
     code = Exit.FAILED
-
-    def __init__(self, message: str, manifest: dict[str, Any] | None = None, built: bool = True):
-        super().__init__(message)
-        self.manifest, self.built = manifest or {}, built
 
 
 class UsageError(CommandError, ValueError):
@@ -109,7 +104,11 @@ class ConfigError(UsageError):
 
 
 class DatasetError(UsageError):
-    """A dataset or one of its versions is not there, is not what was written, or has another format."""
+    """A dataset or one of its versions is not there, or is not what was written."""
+
+
+class FormatError(DatasetError):
+    """A version has a format that this patchbeam does not read."""
 
 
 class ClusterError(UsageError):
@@ -117,15 +116,33 @@ class ClusterError(UsageError):
 
 
 class TooManyRejectedError(CommandError):
-    """More images had rejections than ``max_rejected`` allows, or no patch was written; nothing was published."""
+    """More images had rejections than ``max_rejected`` allows, or no patch was written; nothing was published.
+
+    Attributes:
+        accounts: the totals of the build, see ``pipeline.versions.manifest.Accounts``.
+        counters: what it did.
+    """
 
     code = Exit.REJECTED
 
+    def __init__(self, message: str, accounts: Any = None, counters: dict[str, int] | None = None):
+        super().__init__(message)
+        self.accounts, self.counters = accounts, counters or {}
+
 
 class HeldBackError(CommandError):
-    """A version is complete, and a gate holds it back."""
+    """A version is complete, and a gate holds it back.
+
+    Attributes:
+        manifest: of the version.
+        built: whether this run built it.
+    """
 
     code = Exit.HELD
+
+    def __init__(self, message: str, manifest: Any = None, built: bool = True):
+        super().__init__(message)
+        self.manifest, self.built = manifest, built
 
 
 class WithdrawnError(CommandError):

@@ -97,4 +97,6 @@ def test_every_key_says_what_it_is_for():
 
 def test_keys_are_left_out_by_their_names():
     values = {"input": {"rasters": {"a": {"file": "mask", "level": 1}}, "label": None}, "augment": None}
-    assert without(values, ["input.rasters.*.file", "augment"]) == {"input": {"rasters": {"a": {"level": 1}}, "label": None}}
+    assert without(values, ["input.rasters.*.file", "augment"]) == {
+        "input": {"rasters": {"a": {"level": 1}}, "label": None}
+    }

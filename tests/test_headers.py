@@ -61,7 +61,7 @@ GROUPS = [f"slides/patient-{i}.svs" for i in range(20_000)]
 )
 def test_splits_have_their_fractions_of_the_groups(make_config, splits):
     config = make_config(splits=splits)
-    counts = collections.Counter(split_of(group, config) for group in GROUPS)
+    counts = collections.Counter(split_of(group, config.splits, config.seed) for group in GROUPS)
     for name, fraction in splits.items():
         tolerance = 4 * (fraction * (1 - fraction) / len(GROUPS)) ** 0.5  # four standard deviations
         assert counts[name] / len(GROUPS) == pytest.approx(fraction, abs=tolerance)
@@ -72,7 +72,7 @@ def test_splits_have_their_fractions_of_the_groups(make_config, splits):
 )
 def test_a_split_without_a_share_is_never_used(make_config, splits):
     config = make_config(splits=splits)
-    assert {split_of(group, config) for group in GROUPS} == {"b"}
+    assert {split_of(group, config.splits, config.seed) for group in GROUPS} == {"b"}
 
 
 @pytest.mark.parametrize(
@@ -83,23 +83,25 @@ def test_the_first_and_the_last_digest_fall_into_splits_that_have_a_share(make_c
     monkeypatch.setattr("pipeline.inputs.labels.digest", lambda *parts: number)
     # Ten tenths and the like add up to a little less than 1; what is left must not fall into "d".
     config = make_config(splits={"a": 0.0, "b": 0.5 - 4e-10, "c": 0.5 - 4e-10, "d": 0.0})
-    assert split_of("g", config) == split
+    assert split_of("g", config.splits, config.seed) == split
 
 
 def test_the_split_of_a_group_depends_on_its_name_and_the_seed_alone(make_config):
     config = make_config(splits={"train": 0.5, "val": 0.5})
-    alone = [split_of(group, config) for group in GROUPS[:200]]
-    among_others = {group: split_of(group, config) for group in reversed(GROUPS)}
+    alone = [split_of(group, config.splits, config.seed) for group in GROUPS[:200]]
+    among_others = {group: split_of(group, config.splits, config.seed) for group in reversed(GROUPS)}
     assert alone == [among_others[group] for group in GROUPS[:200]]
     other_seed = make_config(splits={"train": 0.5, "val": 0.5}, seed=1)
-    moved = sum(split_of(group, other_seed) != among_others[group] for group in GROUPS) / len(GROUPS)
+    moved = sum(split_of(group, other_seed.splits, other_seed.seed) != among_others[group] for group in GROUPS) / len(
+        GROUPS
+    )
     assert moved == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_larger_share_takes_groups_over_and_gives_none_away(make_config):
     before, after = make_config(splits={"train": 0.8, "val": 0.2}), make_config(splits={"train": 0.9, "val": 0.1})
-    previous_split = {group for group in GROUPS if split_of(group, before) == "train"}
-    assert previous_split < {group for group in GROUPS if split_of(group, after) == "train"}
+    previous_split = {group for group in GROUPS if split_of(group, before.splits, before.seed) == "train"}
+    assert previous_split < {group for group in GROUPS if split_of(group, after.splits, after.seed) == "train"}
 
 
 def test_the_split_is_where_the_digest_falls_among_the_fractions(make_config):
@@ -107,7 +109,7 @@ def test_the_split_is_where_the_digest_falls_among_the_fractions(make_config):
     for group in GROUPS[:500]:
         digest = hashlib.blake2b(repr((7, "split", group)).encode(), digest_size=8).digest()
         share = int.from_bytes(digest, "big") / 2**64
-        assert split_of(group, config) == ("a" if share < 0.25 else "b" if share < 0.5 else "c")
+        assert split_of(group, config.splits, config.seed) == ("a" if share < 0.25 else "b" if share < 0.5 else "c")
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def cases(draw):
 def test_every_patch_is_in_exactly_one_region_and_one_window(make_config, case):
     image, patch, limits = case
     config = make_config(patch=patch)
-    grid = grid_of(image, config)
+    grid = grid_of(image, config.patch)
     with mock.patch.multiple(geometry, **limits):
         regions = list(regions_of(image, config))
         windows = [list(windows_of(region, config)) for region in regions]
@@ -94,7 +94,7 @@ def test_regions_lie_inside_the_image_and_end_at_borders_of_blocks(make_config, 
 
 
 def check_limits(image, config, limits):
-    grid, pixel = grid_of(image, config), geometry.pixel_bytes(config)
+    grid, pixel = grid_of(image, config.patch), geometry.pixel_bytes(config.input)
     with mock.patch.multiple(geometry, **limits):
         for region in regions_of(image, config):
             for cells in windows_of(region, config):
@@ -166,7 +166,7 @@ def test_a_huge_image_is_planned_in_seconds(make_config):
     image = make_image(200_000, 200_000)
     started = time.perf_counter()
     regions = list(regions_of(image, config))
-    patches = sum(grid_of(image, config).cells(region.area).count for region in regions)
+    patches = sum(grid_of(image, config.patch).cells(region.area).count for region in regions)
     assert time.perf_counter() - started < 3
     assert patches == 782 * 782
     assert len(regions) == 34 * 36
@@ -176,7 +176,7 @@ def test_a_huge_image_is_planned_in_seconds(make_config):
 @example(patches=0, shard_size=1)
 def test_the_number_of_shards_is_the_smallest_power_of_two_that_keeps_their_size(make_config, patches, shard_size):
     config = make_config(output={"shard_size": shard_size})
-    shards = shard_count(patches, config)
+    shards = shard_count(patches, placement.patch_bytes(config), config.output.shard_size)
     assert shards.bit_count() == 1
     size = patches * placement.patch_bytes(config)
     assert size <= shards * shard_size
@@ -205,7 +205,7 @@ def some_regions(config, images=125, name="slide"):
 def shards_of(regions, shards, config):
     found = collections.defaultdict(set)
     for region in regions:
-        found[shard_of(region, shards, config)].add(region)
+        found[shard_of(region, shards, config.seed)].add(region)
     return found
 
 
@@ -222,7 +222,7 @@ def test_when_the_shards_double_two_new_ones_hold_what_an_old_one_held(make_conf
 def test_the_shard_of_a_region_follows_its_place_and_the_seed_but_not_where_the_image_lies(make_config):
     regions = some_regions(make_config(), images=10)
     elsewhere = [r._replace(image=r.image._replace(uri="gs://x", fingerprint="9-9")) for r in regions]
-    deal = lambda regions, seed: [shard_of(region, 64, make_config(seed=seed)) for region in regions]
+    deal = lambda regions, seed: [shard_of(region, 64, seed) for region in regions]
     assert deal(regions, 0) == deal(elsewhere, 0)
     assert deal(regions, 0) != deal(regions, 1)
     assert len(set(deal(regions[:16], 0))) > 8  # one image spreads over many shards
@@ -233,7 +233,7 @@ def test_shards_are_alike_in_size(make_config):
     regions = some_regions(config)
     assert len(regions) == 2000
     shards = shards_of(regions, 16, config)
-    patches = [sum(grid_of(r.image, config).cells(r.area).count for r in shards[index]) for index in range(16)]
+    patches = [sum(grid_of(r.image, config.patch).cells(r.area).count for r in shards[index]) for index in range(16)]
     assert max(patches) / (sum(patches) / 16) < 1.25
 
 
@@ -276,7 +276,7 @@ def test_every_shard_of_every_split_has_a_plan_also_the_empty_ones(splits, tmp_p
     }
     for image in (images[1], images[0]):
         region = Region(image, 0, 0, image.height, image.width)
-        expected[f"train-{shard_of(region, 4, splits):05d}-of-00004"].append(region)
+        expected[f"train-{shard_of(region, 4, splits.seed):05d}-of-00004"].append(region)
     assert {name: list(plan.regions) for name, plan in plans.items()} == expected
     assert read_plan(str(tmp_path)) == {
         "train": {
@@ -302,7 +302,7 @@ def test_the_regions_of_every_shard_are_those_that_are_dealt_to_it(make_config, 
         for number in range(facts["shards"]):
             found = plans[f"{split}-{number:05d}-of-{facts['shards']:05d}"]
             assert found == ShardPlan(split, number, facts["shards"], tuple(sorted(dealt[number])))
-            loads.append(sum(grid_of(r.image, config).cells(r.area).count for r in found.regions))
+            loads.append(sum(grid_of(r.image, config.patch).cells(r.area).count for r in found.regions))
         assert sorted(shard_patches(str(tmp_path), split, facts)) == sorted(loads)
     assert len(plans) == sum(facts["shards"] for facts in read_plan(str(tmp_path)).values())
 
@@ -317,7 +317,9 @@ def test_long_texts_of_images_stand_once_in_a_table_and_are_bounded_in_a_gatheri
     storage.write_table(str(tmp_path / "one.parquet"), table)
     assert storage.size(str(tmp_path / "one.parquet")) < 4_000_000
     shard = read_shard("train-00003-of-00256", str(tmp_path / "one.parquet"))
-    assert [region for region in regions_of(slide, config) if shard_of(region, 256, config) == 3] == list(shard.regions)
+    assert [region for region in regions_of(slide, config) if shard_of(region, 256, config.seed) == 3] == list(
+        shard.regions
+    )
     assert len({id(region.image) for region in shard.regions}) == 1
 
     photos = [whole(1000, 1000, image_id=f"{n}")._replace(points=f"{n}" * 500) for n in range(64)]
@@ -373,7 +375,7 @@ def test_one_huge_image_is_spread_evenly_over_the_shards(make_config):
     image = make_image(200_000, 200_000)
     counts = collections.Counter()
     for region in regions_of(image, config):
-        counts[shard_of(region, 256, config)] += grid_of(image, config).cells(region.area).count
-    assert sum(counts.values()) == grid_of(image, config).count == 782**2
+        counts[shard_of(region, 256, config.seed)] += grid_of(image, config.patch).cells(region.area).count
+    assert sum(counts.values()) == grid_of(image, config.patch).count == 782**2
     assert len(counts) == 256
     assert max(counts.values()) < 1.2 * sum(counts.values()) / 256

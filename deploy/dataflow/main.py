@@ -62,9 +62,9 @@ def submit(config: Config, options: Any) -> str | None:
     with lease.hold(config.output.path):
         if unchanged(config, listing):
             return None
-        folder = begin(config, listing)
-        make_pipeline(config, options, folder, listing.images, find_previous(config)).run()
-    return folder
+        version = begin(config, listing)
+        make_pipeline(config, options, version, listing.images, find_previous(config)).run()
+    return version.folder
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The command line: build, retry, plan, status, inspect, verify, stitch, doctor, and what is in version_commands.
+"""The command line: build, retry, plan, status, inspect, verify, stitch, doctor, schema, and ``version_commands``.
 
 Every command ends with one of the exit codes of ``pipeline.cli.exits``.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shlex
@@ -20,12 +19,13 @@ import click
 
 from pipeline import __version__
 from pipeline.cli.exits import explain
+from pipeline.cli.outcome import print_outcome
 from pipeline.cli.runs import Notify, Run, recorded
+from pipeline.cli.text import counted
 from pipeline.cli.version_commands import COMMANDS
-from pipeline.config import Config, load_config
-from pipeline.errors import CommandError, Exit
+from pipeline.config import Config, json_schema, load_config
+from pipeline.errors import Exit, HeldBackError
 from pipeline.inputs.listing import check_inputs
-from pipeline.versions.lifecycle import folder_of
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
@@ -132,7 +132,7 @@ def retry(
     from pipeline.dataset.reading import open_dataset
 
     def prepare(run: Run) -> tuple[Config, Any]:
-        built = open_dataset(dataset).manifest["config"]
+        built = open_dataset(dataset).manifest.config
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             json.dump(built, file)  # JSON is YAML
             file.flush()
@@ -146,10 +146,12 @@ def retry(
 def plan(**arguments: Any) -> None:
     """Read the headers of all images and print what a build would do."""
     config, options = _prepare(**arguments)
-    from pipeline.cli.plan_report import preview
+    from pipeline.build import plan as plan_build
+    from pipeline.cli.plan_report import describe_plan
+    from pipeline.parallel import cores
+    from pipeline.runners.options import threads_per_process
 
-    with tempfile.TemporaryDirectory() as work:
-        print(preview(config, options, work))
+    print(describe_plan(plan_build(config), config, threads_per_process(options) or cores()))
 
 
 @main.command()
@@ -165,9 +167,9 @@ def inspect(dataset: str, version: str | None, sheets: str) -> None:
     found = open_dataset(dataset, version)
     print(describe(found))
     os.makedirs(sheets, exist_ok=True)
-    for split in found.manifest["splits"]:
+    for split in found.manifest.splits:
         if picture := contact_sheet(found, split):
-            path = os.path.join(sheets, f"{found.manifest['version']}-{split}.png")
+            path = os.path.join(sheets, f"{found.manifest.version}-{split}.png")
             with open(path, "wb") as file:
                 file.write(picture)
             print(f"sampled patches of {split}: {path}")
@@ -190,10 +192,10 @@ def verify(dataset: str, version: str | None) -> None:
     for problem in problems:
         print(f"{found.folder}/{problem}")
     if problems:
-        print(f"patchbeam: {len(problems)} problems in {found.folder}", file=sys.stderr)
-        sys.exit(1)
-    shards = sum(split["shards"] for split in found.manifest["splits"].values())
-    print(f"{found.folder}: {shards} shards with {found.manifest['accounts']['written']} records: all as written")
+        print(f"patchbeam: {counted(len(problems), 'problem')} in {found.folder}", file=sys.stderr)
+        sys.exit(Exit.FAILED)
+    shards, records = counted(found.manifest.shards, "shard"), counted(found.manifest.accounts.written, "record")
+    print(f"{found.folder}: {shards} with {records}: all as written")
 
 
 @main.command()
@@ -210,7 +212,7 @@ def status(output: str) -> None:
 @_takes_version
 @click.option("--image", "image_id", metavar="ID", required=True, help="Identity of the image, see images.parquet.")
 @click.option("--predictions", metavar="FOLDER", help="NAME.npy with NAME.keys; the patches themselves if not given.")
-@click.option("--raster", metavar="NAME", help="A further raster, such as a mask, in place of the image.")
+@click.option("--raster", metavar="NAME", help="A companion raster, such as a mask, in place of the image.")
 @click.option(
     "--blend",
     type=click.Choice(["average", "hann", "gaussian", "crop"]),
@@ -248,13 +250,19 @@ def doctor(config: str | None, overrides: tuple[str, ...]) -> None:
     for finding in examine(load_config(config, overrides) if config else None):
         print(f"{finding.status:<4}  {finding.subject:<8}  {finding.text}")
         failed |= finding.status == "FAIL"
-    sys.exit(1 if failed else 0)
+    sys.exit(Exit.FAILED if failed else Exit.DONE)
 
 
-def _build(command: str, notify_how: Notify, prepare: Callable[[Run], tuple[Config, Any]], **how: bool) -> None:
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration, for editors that complete and check YAML."""
+    print(json.dumps(json_schema(), indent=1))
+
+
+def _build(command: str, notify: Notify, prepare: Callable[[Run], tuple[Config, Any]], **how: bool) -> None:
     """Builds with a bar, records the run, and prints what came of it."""
     try:
-        with recorded(command, notify_how) as run:
+        with recorded(command, notify) as run:
             config, options = prepare(run)
             from pipeline.build import build as build_dataset
             from pipeline.cli.progress_bar import bar
@@ -262,11 +270,10 @@ def _build(command: str, notify_how: Notify, prepare: Callable[[Run], tuple[Conf
             with bar() as show:
                 outcome = build_dataset(config, options, show, **how)
             run.manifest, run.unchanged, run.built = outcome.manifest, outcome.unchanged, outcome.built
-    except CommandError as ended:
-        if "version" in ended.manifest:  # complete, but not published
-            _print_outcome(ended.manifest, config, unchanged=False, built=ended.built)
+    except HeldBackError as held:
+        print_outcome(held.manifest, config, unchanged=False, built=held.built)
         raise
-    _print_outcome(outcome.manifest, config, outcome.unchanged, outcome.built)
+    print_outcome(outcome.manifest, config, outcome.unchanged, outcome.built)
 
 
 def _prepare(
@@ -284,68 +291,9 @@ def _prepare(
     if run:
         run.output = checked.output.path
     check_inputs(checked.input)
-    import logging
+    from pipeline.runners.options import complete_options
 
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    from pipeline.runners.options import is_flink, option_names, parse_options
-
-    options = parse_options(list(beam_options), checked.beam)
-    if is_flink(options):
-        from pipeline.runners.flink import complete_options
-
-        complete_options(options, option_names(beam_options) | checked.beam.keys())
-    return checked, options
-
-
-def _print_outcome(manifest: dict[str, Any], config: Config, unchanged: bool, built: bool) -> None:
-    account = manifest["accounts"]
-    if unchanged:
-        print(f"Nothing changed since {manifest['created']}: no pixel was read.")
-    counters = manifest["counters"]
-    reused, taken_over = (counters.get(f"shards_{how}", 0) for how in ("reused", "taken_over"))
-    print(f"images    {account['images']:,}, {account['images_rejected']} of them with rejections")
-    for split, facts in manifest["splits"].items():
-        size = f"{facts['shards']} shards, {facts['bytes'] / 1e6:,.1f} MB"
-        print(f"{split:<9} {facts['patches']:,} patches of {facts['images']:,} images, {size}")
-    if account["filters"]:
-        filters = ", ".join(f"{count:,} by {name}" for name, count in account["filters"].items())
-        print(f"filtered  {account['filtered']:,} of {account['planned']:,} patches: {filters}")
-    if account["reasons"]:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in account["reasons"].items())
-        print(f"rejected  {account['rejected']:,} of {account['planned']:,} patches: {reasons}; see rejected.jsonl")
-    shards = sum(split["shards"] for split in manifest["splits"].values())
-    if reused and built:
-        print(f"reused    {reused} of {shards} shards, finished by an earlier attempt")
-    if (previous := manifest["previous"]) and built:
-        print(f"copied    {taken_over} of {shards} shards, and {_copied(counters)} records, from {previous}")
-        opened, pixels = counters.get("images_opened", 0), counters.get("pixels_decoded", 0)
-        print(f"read      {opened:,} of {account['images']:,} images, {pixels / 1e6:,.1f} megapixels")
-    if (busy := manifest["counters"].get("gpu_busy_ms")) and built:
-        wait, rate = manifest["counters"]["gpu_wait_ms"], manifest["counters"]["patches_written"] / busy * 1000
-        print(f"gpu       busy {busy / 1e3:,.1f} s, {rate:,.0f} patches/s; waited for input {wait / 1e3:,.1f} s")
-    if not manifest["splits"][config.training_split]["patches"]:
-        print(
-            f"warning   no patch is in {config.training_split}: whole groups are dealt out, see splits and input.group"
-        )
-    for sentence, gates in itertools.groupby(manifest.get("gates", ()), lambda gate: gate["sentence"]):
-        print(f"gate      {', '.join(gate['gate'] for gate in gates)}: {sentence}")
-    print(f"dataset   {folder_of(config.output.path, manifest['version'])}")
-    print(f"took      {manifest['seconds']} s" + ("" if built else " when it was built"))
-    print(f"look      {_program()} inspect {config.output.path}")
-
-
-def _copied(counters: dict[str, int]) -> str:
-    rewritten = counters.get("records_rewritten", 0)
-    names = f" with new names around {rewritten:,}" if rewritten else ""
-    return f"{counters.get('records_copied', 0) + rewritten:,}{names}"
-
-
-def _program() -> str:
-    """How the command is called here."""
-    if shutil.which("patchbeam"):
-        return "patchbeam"
-    called = os.path.relpath(sys.argv[0])
-    return called if called.endswith("patchbeam") else "python -m pipeline"
+    return checked, complete_options(beam_options, checked.beam)
 
 
 for _command in COMMANDS:

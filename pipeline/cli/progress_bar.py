@@ -6,23 +6,22 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from pipeline import storage
+from pipeline.cli.text import counted
 from pipeline.versions import lifecycle
 from pipeline.versions.progress import Progress, Receipts, Show, read_progress
 
 
-def describe_output(out: str) -> str:
+def describe_output(output: str) -> str:
     """What is published in an output folder, and how far the build is that writes there, as lines of text."""
-    name = lifecycle.unfinished(out)
-    published = f"published {lifecycle.latest(out) or 'nothing yet'}\nbuilding  "
-    if name is None:
-        return f"{published}nothing"
-    folder = lifecycle.folder_of(out, name)
-    progress = read_progress(Receipts(folder), storage.join(folder, lifecycle.WORK), 0)
+    published, building = lifecycle.latest(output), lifecycle.unfinished(output)
+    said = f"published {published.name if published else 'nothing yet'}\nbuilding  "
+    if building is None:
+        return f"{said}nothing"
+    progress = read_progress(Receipts(building.folder), building.work, 0)
     if progress is None:
-        return f"{published}{name}: the images are being inspected"
-    shards = f"{progress.shards_done:,} of {progress.shards:,} shards"
-    return f"{published}{name}: {shards}, {progress.patches:,} patches, {progress.rejected} rejected"
+        return f"{said}{building.name}: the images are being inspected"
+    done = f"{progress.shards_done:,} of {counted(progress.shards, 'shard')}, {counted(progress.patches, 'patch')}"
+    return f"{said}{building.name}: {done}, {progress.rejected} rejected"
 
 
 @contextlib.contextmanager

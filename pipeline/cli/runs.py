@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from pipeline import storage
 from pipeline.cli.exits import explain
 from pipeline.cli.prometheus import write_metrics
-from pipeline.errors import CommandError, Exit
+from pipeline.errors import Exit, HeldBackError, TooManyRejectedError
 from pipeline.versions.lease import utc
+from pipeline.versions.manifest import Manifest
 
 FILE = "runs.jsonl"
 _NOTIFY_S = 60.0
@@ -48,7 +49,7 @@ class Run:
     def __init__(self, command: str):
         self.command, self.started = command, time.time()
         self.output = ""
-        self.manifest: dict[str, Any] = {}
+        self.manifest: Manifest | None = None
         self.unchanged, self.built = False, True
 
 
@@ -65,7 +66,7 @@ class Notify(NamedTuple):
 
 
 @contextlib.contextmanager
-def recorded(command: str, notify_how: Notify) -> Iterator[Run]:
+def recorded(command: str, notify: Notify) -> Iterator[Run]:
     """A run as the block: whichever way the block ends, it is noted and told; what it raises goes on.
 
     Args:
@@ -79,7 +80,7 @@ def recorded(command: str, notify_how: Notify) -> Iterator[Run]:
         error = raised
         raise
     finally:
-        _record(describe(run, error), notify_how)
+        _record(describe(run, error), notify)
 
 
 def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
@@ -91,38 +92,40 @@ def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
     ``gates``, as in the manifest. What is not known is null, or empty.
     """
     code, reason = (Exit.DONE, None) if error is None else explain(error)
-    manifest, built = run.manifest, run.built
-    if isinstance(error, CommandError):
+    manifest, built, ended = run.manifest, run.built, time.time()
+    if isinstance(error, HeldBackError):
         manifest, built = error.manifest, error.built
-    account, ended = manifest.get("accounts", {}), time.time()
+    accounts, counters = (manifest.accounts, manifest.counters) if manifest else (None, {})
+    if isinstance(error, TooManyRejectedError):
+        accounts, counters = error.accounts, error.counters
     return {
         "command": run.command,
         "output": run.output,
         "outcome": _OUTCOMES.get(code) or ("unchanged" if run.unchanged else "published"),
         "exit_code": int(code),
-        "version": manifest.get("version"),
+        "version": manifest.version if manifest else None,
         "reason": reason or (repr(error) if error else None),
         "started": utc(run.started),
         "ended": utc(ended),
         "seconds": round(ended - run.started, 1),
-        "images": account.get("images"),
-        "images_rejected": account.get("images_rejected"),
-        "patches": {split: facts["patches"] for split, facts in manifest.get("splits", {}).items()},
-        "rejected": account.get("rejected"),
-        "counters": manifest.get("counters", {}) if built else {},
-        "gates": manifest.get("gates", []),
+        "images": accounts.images if accounts else None,
+        "images_rejected": accounts.images_rejected if accounts else None,
+        "patches": {name: split.patches for name, split in manifest.splits.items()} if manifest else {},
+        "rejected": accounts.rejected if accounts else None,
+        "counters": counters if built else {},
+        "gates": [verdict.model_dump() for verdict in manifest.gates] if manifest else [],
     }
 
 
-def _record(entry: dict[str, Any], notify_how: Notify) -> None:
+def _record(entry: dict[str, Any], notify: Notify) -> None:
     with _warning(f"{FILE} of {entry['output']}"):
         add(entry)
-    if notify_how.metrics_file:
-        with _warning(notify_how.metrics_file):
-            write_metrics(notify_how.metrics_file, entry, last_success(entry["output"]))
-    if notify_how.notify:
-        with _warning(f"--notify-command {notify_how.notify[0]}"):
-            _notify(notify_how.notify, json.dumps(entry))
+    if notify.metrics_file:
+        with _warning(notify.metrics_file):
+            write_metrics(notify.metrics_file, entry, last_success(entry["output"]))
+    if notify.notify:
+        with _warning(f"--notify-command {notify.notify[0]}"):
+            _notify(notify.notify, json.dumps(entry))
 
 
 def _notify(command: Sequence[str], said: str) -> None:
@@ -170,8 +173,8 @@ def add(entry: dict[str, Any]) -> None:
 
 def read_runs(out: str) -> list[dict[str, Any]]:
     """The runs that are noted in an output, from the first to the last; lines that are damaged are left out."""
-    path, found = storage.join(out, FILE), []
-    for line in storage.read_bytes(path).splitlines() if out and storage.size(path) is not None else ():
+    found = []
+    for line in ((storage.read_if_there(storage.join(out, FILE)) if out else None) or b"").splitlines():
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return found

@@ -9,9 +9,28 @@ import click
 @click.argument("output")
 def versions_(output: str) -> None:
     """List the versions in OUTPUT: when, images, patches, size, the change, and which one is published."""
-    from pipeline.versions.history import describe_versions
+    print(version_table(output))
 
-    print(describe_versions(output))
+
+def version_table(output: str) -> str:
+    """A line for every complete version, with the change to the one before, and what became of it."""
+    from pipeline.cli.text import as_table, in_bytes
+    from pipeline.versions.history import list_versions
+
+    rows, before = [], None
+    for version, manifest, status in list_versions(output):
+        if not manifest:
+            rows.append((version.name, "", "", "", "", "its manifest cannot be read", status))
+            continue
+        images, patches = manifest.accounts.images, sum(split.patches for split in manifest.splits.values())
+        size = in_bytes(sum(split.bytes for split in manifest.splits.values()))
+        change = f"{images - before[0]:+,} images, {patches - before[1]:+,} patches" if before else ""
+        built = manifest.created.rstrip("Z").replace("T", " ")
+        failed = ", ".join(gate.gate for gate in manifest.failed_gates)
+        became = f"{status}: {failed}" if failed else status
+        rows.append((version.name, built, f"{images:,}", f"{patches:,}", size, change, became))
+        before = images, patches
+    return as_table(["version", "built (UTC)", ">images", ">patches", ">size", "change", ""], rows)
 
 
 @click.command()
@@ -34,9 +53,10 @@ def publish(output: str, version: str, wait: bool) -> None:
     """Make VERSION the one that everybody reads, for example one that a gate held back."""
     from pipeline.versions import history, lease, lifecycle
 
+    named = lifecycle.Version(output, version)
     with lease.hold(output, wait) as held:
-        failed = history.failed_gates(history.require_publishable(output, version))
-        lifecycle.publish(output, version, held, by="publish")
+        failed = ", ".join(gate.gate for gate in history.require_publishable(named).failed_gates)
+        lifecycle.publish(named, held, by="publish")
     print(f"published {version}" + (f", which did not pass {failed}" if failed else ""))
 
 
@@ -48,8 +68,8 @@ def rollback(output: str, wait: bool) -> None:
     from pipeline.versions import history, lease
 
     with lease.hold(output, wait) as held:
-        now, was = history.roll_back(output, held)
-    print(f"published {now}\nwithdrawn {was}")
+        published, withdrawn = history.roll_back(output, held)
+    print(f"published {published.name}\nwithdrawn {withdrawn.name}")
 
 
 @click.command()
@@ -62,13 +82,13 @@ def prune(output: str, keep: int, keep_days: float, delete: bool) -> None:
     from pipeline.versions import history, lease, lifecycle
 
     with lease.hold(output):
-        names = history.prunable(output, keep, keep_days)
-        for name in names:
-            freed = history.exclusive_bytes(output, name) / 1e6
+        versions = history.prunable(output, keep, keep_days)
+        for version in versions:
+            freed = history.exclusive_bytes(version) / 1e6
             if delete:
-                lifecycle.remove(output, name)
-            print(f"{'removed' if delete else 'would remove'} {name}: {freed:,.1f} MB of its own")
-    if not names:
+                lifecycle.remove(version)
+            print(f"{'removed' if delete else 'would remove'} {version.name}: {freed:,.1f} MB of its own")
+    if not versions:
         print("nothing to remove")
     elif not delete:
         print("nothing was removed; --delete does it")

@@ -62,7 +62,7 @@ def _change(images: pa.Table, side: str) -> ImageChange:
 
 def describe_difference(a: Dataset, b: Dataset) -> str:
     """Images and patches that differ, and the statistics side by side."""
-    lines = [f"{'':<11}{a.manifest['version']} -> {b.manifest['version']}"]
+    lines = [f"{'':<11}{a.manifest.version} -> {b.manifest.version}"]
     for kind, change in compare_images(a, b).items():
         shown = ", ".join(change.images[:_SHOWN]) + (", ..." if len(change.images) > _SHOWN else "")
         lines.append(f"{kind:<11}{len(change.images):,} images, {change.patches:,} patches" + (shown and f": {shown}"))

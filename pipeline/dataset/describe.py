@@ -8,24 +8,24 @@ from pipeline.dataset.reading import Dataset
 def describe(dataset: Dataset) -> str:
     """Splits, counts, labels, statistics and features of a dataset."""
     manifest, statistics = dataset.manifest, dataset.statistics()
-    config, account = manifest["config"], manifest["accounts"]
-    height, width = config["patch"]["size"]
-    form = f"{config['input']['channels']} {config['input']['dtype']}, {config['output']['encoding']}"
-    names = [f"meta/{name}" for name in dataset.config.input.columns or ()] + dataset.config.companions
-    further = "".join(f", {name}" for name in names)
+    config, accounts = dataset.config, manifest.accounts
+    height, width = config.patch.size
+    form = f"{config.input.channels} {config.input.dtype}, {config.output.encoding}"
+    names = [f"meta/{name}" for name in config.input.columns or ()] + config.companions
+    more = "".join(f", {name}" for name in names)
     lines = [
-        f"version   {manifest['version']}, built {manifest['created']} in {manifest['seconds']} s",
+        f"version   {manifest.version}, built {manifest.created} in {manifest.seconds} s",
         f"folder    {dataset.folder}",
         f"patches   {height} x {width} x {form}",
-        f"accounts  {account['planned']:,} planned = {account['written']:,} written + {account['filtered']:,} filtered "
-        f"+ {account['rejected']:,} rejected",
-        f"features  image, shape, dtype, key, image_id, level, row, col, label, group{further}",
+        f"accounts  {accounts.planned:,} planned = {accounts.written:,} written + {accounts.filtered:,} filtered "
+        f"+ {accounts.rejected:,} rejected",
+        f"features  image, shape, dtype, key, image_id, level, row, col, label, group{more}",
     ]
-    for split, facts in manifest["splits"].items():
+    for split, facts in manifest.splits.items():
         lines.append("")
         lines.append(
-            f"{split}: {facts['patches']:,} patches of {facts['images']:,} images in {facts['shards']} shards, "
-            f"{facts['bytes'] / 1e6:,.1f} MB"
+            f"{split}: {facts.patches:,} patches of {facts.images:,} images in {facts.shards} shards, "
+            f"{facts.bytes / 1e6:,.1f} MB"
         )
         labels = ", ".join(
             f"{name or '(none)'} {count:,}" for name, count in list(statistics["splits"][split]["labels"].items())[:20]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -31,25 +31,10 @@ from pipeline.config import Bounds, Distances, Drift, Gates
 from pipeline.dataset.drift import CHANNEL, LABEL, Feature, infinity_norm, jensen_shannon_divergence, to_proto
 from pipeline.dataset.reading import Dataset, open_dataset
 from pipeline.parallel import cores
+from pipeline.versions.manifest import Verdict
 
 _SHOWN = 3
 _Splits = Mapping[str, statistics_pb2.DatasetFeatureStatistics]
-
-
-class Verdict(NamedTuple):
-    """What a gate says.
-
-    Attributes:
-        gate: its key below ``gates``.
-        passed: whether the version may be published.
-        sentence: what was measured and what is allowed.
-        measured: the numbers, by what they are of.
-    """
-
-    gate: str
-    passed: bool
-    sentence: str
-    measured: dict[str, float]
 
 
 def judge(new: Dataset, published: str | None, gates: Gates) -> list[Verdict]:
@@ -63,14 +48,18 @@ def judge(new: Dataset, published: str | None, gates: Gates) -> list[Verdict]:
     return [*_alone(new, gates), *_compared(new, published, gates)]
 
 
+def _verdict(gate: str, passed: bool, sentence: str, measured: dict[str, float]) -> Verdict:
+    return Verdict(gate=gate, passed=passed, sentence=sentence, measured=measured)
+
+
 def _alone(new: Dataset, gates: Gates) -> Iterator[Verdict]:
     if gates.verify:
         yield _verify(new)
     if gates.rejected is not None:
-        account = new.manifest["accounts"]
-        share = account["images_rejected"] / account["images"]
-        said = f"{account['images_rejected']:,} of {account['images']:,} images have rejections, {share:.4g}"
-        yield Verdict("rejected", share <= gates.rejected, f"{said} of at most {gates.rejected:g}", {"images": share})
+        accounts = new.manifest.accounts
+        share = accounts.images_rejected / accounts.images
+        said = f"{accounts.images_rejected:,} of {accounts.images:,} images have rejections, {share:.4g}"
+        yield _verdict("rejected", share <= gates.rejected, f"{said} of at most {gates.rejected:g}", {"images": share})
     if gates.leakage:
         yield _leakage(new, gates.leakage == "perceptual")
 
@@ -82,11 +71,10 @@ def _verify(new: Dataset) -> Verdict:
     from pipeline.dataset.verify import verify
 
     problems = verify(new, cores())
-    shards = sum(facts["shards"] for facts in new.manifest["splits"].values())
-    said = f"{shards:,} shards with {new.manifest['accounts']['written']:,} records are as written"
+    said = f"{new.manifest.shards:,} shards with {new.manifest.accounts.written:,} records are as written"
     if problems:
         said = f"{len(problems):,} problems: {_some(problems)}"
-    return Verdict("verify", not problems, said, {"problems": len(problems)})
+    return _verdict("verify", not problems, said, {"problems": len(problems)})
 
 
 def _leakage(new: Dataset, perceptual: bool) -> Verdict:
@@ -94,7 +82,7 @@ def _leakage(new: Dataset, perceptual: bool) -> Verdict:
 
     images = storage.read_table(storage.join(new.folder, "images.parquet"))
     listing = storage.read_table(storage.join(new.folder, "inputs.parquet"))
-    splits = [split for split, facts in new.manifest["splits"].items() if facts["images"]]
+    splits = [split for split, facts in new.manifest.splits.items() if facts.images]
     hashes = {
         split: leakage.hash_images(new, images, split, cores()) for split in splits if perceptual and len(splits) > 1
     }
@@ -108,7 +96,7 @@ def _leakage(new: Dataset, perceptual: bool) -> Verdict:
     said = f"{len(splits)} splits share no group and no image{unhashed}" if len(splits) > 1 else "all is in one split"
     if count:
         said = f"{count:,} leaks between splits: {_some(shown)}{unhashed}"
-    return Verdict("leakage", not count, said, {"leaks": count})
+    return _verdict("leakage", not count, said, {"leaks": count})
 
 
 def _some(texts: list[str]) -> str:
@@ -126,10 +114,10 @@ def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Ver
         old = open_dataset(published) if published else None
     except ValueError as error:  # DatasetError, and what pydantic says of keys that are no more
         problem = f"the published version cannot be read to be compared with: {str(error).splitlines()[0]}"
-        yield from (Verdict(name, False, problem, {}) for name in names)
+        yield from (_verdict(name, False, problem, {}) for name in names)
         return
     if not old:
-        yield from (Verdict(name, True, "nothing is published that it could be compared with", {}) for name in names)
+        yield from (_verdict(name, True, "nothing is published that it could be compared with", {}) for name in names)
         return
     statistics = [of.statistics()["splits"] for of in (new, old)]
     for name, bounds, count in bounded:
@@ -158,7 +146,7 @@ def _within(gate: str, bounds: Bounds, new: dict[str, int], old: dict[str, int])
         told = [f"{name} {old[name]:,} -> {new.get(name, 0):,}, {ratios[name]:.4g} times" for name in outside]
         said = f"{_some(told)}; {allowed} times is allowed"
     ends = sorted(ratios, key=lambda name: ratios[name])
-    return Verdict(gate, not outside, said, {name: ratios[name] for name in (*ends[:1], *ends[-1:])})
+    return _verdict(gate, not outside, said, {name: ratios[name] for name in (*ends[:1], *ends[-1:])})
 
 
 # Of two features: how far they are apart, and in what, if that is known.
@@ -207,4 +195,4 @@ def _near(gate: str, limit: float, distances: dict[str, float]) -> Verdict:
     if far:
         told = [f"{name} is gone" if distances[name] == _GONE else f"{name} by {distances[name]:.4g}" for name in far]
         said = f"moved too far: {_some(told)}; {limit:g} is allowed"
-    return Verdict(gate, not far, said, {name: value for name, value in distances.items() if value != _GONE})
+    return _verdict(gate, not far, said, {name: value for name, value in distances.items() if value != _GONE})

@@ -25,7 +25,6 @@ from transforms.perceptual_hash import CELLS, cell_shares, difference_hash, luma
 # up to 4; those of different things in 12 and more.
 DISTANCE = 4
 _AT_A_TIME = 1 << 12  # fingerprints that are compared with all of another split
-_READS = 16  # files at a time
 
 
 class Leak(NamedTuple):
@@ -55,9 +54,7 @@ def find_same_files(images: pa.Table, listing: pa.Table) -> Iterator[Leak]:
     rows = listing.select(["image_id", "uri", "fingerprint"]).join(taken, "image_id", join_type="inner").to_pylist()
     for _, alike in _by(rows, lambda row: _own(row).partition("-")[0]):  # the size, or a digest
         if len({row["split"] for row in alike}) > 1:
-            with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-                contents = pool.map(_content, alike)
-                same = [row | {"content": content} for row, content in zip(alike, contents)]
+            same = [row | {"content": content} for row, content in zip(alike, storage.read_many(alike, _content))]
             for content, equal in _by(same, lambda row: row["content"]):
                 first, other = equal[0], next((row for row in equal if row["split"] != equal[0]["split"]), None)
                 if other and not content.startswith("missing"):

@@ -6,14 +6,15 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import ValidationError
+
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.elements import FORMAT, READABLE, shard_file
+from pipeline.elements import SHARDS, shard_file
 from pipeline.errors import DatasetError
-from pipeline.versions import lifecycle
+from pipeline.versions.lifecycle import Version, latest
+from pipeline.versions.manifest import Manifest, read_manifest
 from transforms.encoding import decode_patch
-
-SHARDS = "shards.parquet"
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ class Dataset(NamedTuple):
     """A complete version: its folder, its manifest, and what it was built with."""
 
     folder: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     config: Config
 
     def statistics(self) -> dict[str, Any]:
@@ -50,10 +51,8 @@ class Dataset(NamedTuple):
         Raises:
             DatasetError: if there is no such split.
         """
-        if split not in self.manifest["splits"]:
-            raise DatasetError(
-                f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest['splits'])}"
-            )
+        if split not in self.manifest.splits:
+            raise DatasetError(f"split {split!r} is not in {self.folder}; there are {', '.join(self.manifest.splits)}")
         table = self.shard_table()
         return [name for name, of in zip(table["shard"].to_pylist(), table["split"].to_pylist()) if of == split]
 
@@ -78,28 +77,29 @@ def open_dataset(path: str, version: str | None = None) -> Dataset:
         DatasetError: if there is no complete version.
     """
     path = path.rstrip("/")
-    if version is None and (manifest := lifecycle.read_manifest(path)):
-        return _checked(path, manifest)
-    name = version or lifecycle.latest(path)
-    if name is None:
+    if version is None and (manifest := read_manifest(path)):
+        return _opened(path, manifest)
+    named = Version(path, version) if version else latest(path)
+    if named is None:
         raise DatasetError(
             f"{path}: no published dataset here (neither LATEST nor manifest.json); run patchbeam build first"
         )
-    folder = lifecycle.folder_of(path, name)
-    manifest = lifecycle.read_manifest(folder)
+    manifest = named.manifest
     if manifest is None:
-        raise DatasetError(f"{folder}: no complete version (manifest.json is missing)")
-    return _checked(folder, manifest)
+        raise DatasetError(f"{named.folder}: no complete version (manifest.json is missing)")
+    return _opened(named.folder, manifest)
 
 
-def _checked(folder: str, manifest: dict[str, Any]) -> Dataset:
-    """Refuses what another version of patchbeam wrote in another form."""
-    if (written := manifest.get("format")) not in READABLE:
+def _opened(folder: str, manifest: Manifest) -> Dataset:
+    try:
+        return Dataset(folder, manifest, Config.model_validate(manifest.config))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
         raise DatasetError(
-            f"{folder}: has format {written}, this patchbeam reads formats {min(READABLE)} to {FORMAT}; "
-            + ("install a newer one" if isinstance(written, int) and written > FORMAT else "build it again")
-        )
-    return Dataset(folder, manifest, Config.model_validate(manifest["config"]))
+            f"{folder}: was built with a configuration that is not understood any more ({key}: {problem['msg']}); "
+            "build it again"
+        ) from error
 
 
 def load(dataset: str, split: str, version: str | None = None) -> tf.data.Dataset:
@@ -114,8 +114,8 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
         Elements with ``image`` ``[H, W, C]`` in the dtype of the dataset, ``shape`` ``[3]``, ``level``, ``row`` and
         ``col`` (int64), ``key``, ``image_id``, ``label``, ``group``, ``dtype`` (strings), in the order of the shards.
         With augmented copies or random crops also ``copy`` (int64) and ``augmentation`` (a string of JSON).
-        With a manifest that has further columns also ``meta``, a dictionary of them (int64, float32 or string); with
-        further rasters ``raster``, with scales ``scale``, dictionaries of patches.
+        With metadata columns of an input manifest also ``meta``, a dictionary of them (int64, float32 or string); with
+        companion rasters ``raster``, with scales ``scale``, dictionaries of patches.
 
     Raises:
         DatasetError: if there is no such dataset or split.
@@ -125,35 +125,33 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
     from transforms.example import META
 
     found = open_dataset(dataset, version)
-    config = found.manifest["config"]
-    shape = [*config["patch"]["size"], config["input"]["channels"]]
-    decode = _decoder(config["output"]["encoding"], tf.dtypes.as_dtype(config["input"]["dtype"]), shape)
+    config, size = found.config, found.config.patch.size
+    decoders = {
+        name: _decoder(form.encoding, tf.dtypes.as_dtype(form.dtype), [*size, form.channels])
+        for name, form in config.forms.items()
+    }
     text = {
         name: tf.io.FixedLenFeature([], tf.string) for name in ("image", "dtype", "key", "image_id", "label", "group")
     }
     numbers = {name: tf.io.FixedLenFeature([], tf.int64) for name in ("level", "row", "col")}
 
     kinds = {"integer": tf.int64, "number": tf.float32, "text": tf.string}
-    columns = config["input"].get("columns") or {}
-    if config.get("augment") or config["patch"].get("crops"):
+    columns = config.input.columns or {}
+    if config.has_copies:
         text["augmentation"] = tf.io.FixedLenFeature([], tf.string)
         numbers["copy"] = tf.io.FixedLenFeature([], tf.int64)
-    further = {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
-
     features = text | numbers | {"shape": tf.io.FixedLenFeature([3], tf.int64)}
-    size, decoders = config["patch"]["size"], {}
-    for name in found.config.companions:
-        form, further[name] = found.config.forms[name], tf.io.FixedLenFeature([], tf.string)
-        decoders[name] = _decoder(form.encoding, tf.dtypes.as_dtype(form.dtype), [*size, form.channels])
+    features |= {META + name: tf.io.FixedLenFeature([], kinds[kind]) for name, kind in columns.items()}
+    features |= {name: tf.io.FixedLenFeature([], tf.string) for name in config.companions}
 
-    def parse(data):
-        example = tf.io.parse_single_example(data, features | further)
-        for name in decoders:
+    def parse(data: tf.Tensor) -> dict[str, Any]:
+        example = tf.io.parse_single_example(data, features)
+        for name in config.companions:
             kind, _, own = name.partition("/")
             example.setdefault(kind, {})[own] = decoders[name](example.pop(name))
         if columns:
             example["meta"] = {name: example.pop(META + name) for name in columns}
-        return example | {"image": decode(example["image"])}
+        return example | {"image": decoders["image"](example["image"])}
 
     files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]
     return _payloads(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)

@@ -74,7 +74,7 @@ def stitch_image(
     if config.patch.crops or config.input.points:
         how = "random crops" if config.patch.crops else "patches around points"
         raise UsageError(f"{dataset.folder}: {how} do not cover an image; stitch a dataset that is cut in a grid")
-    grid = grid_of(_size_of(dataset, image_id), config)
+    grid = grid_of(_size_of(dataset, image_id), config.patch)
     level = config.input.level
     if predictions and raster:
         raise UsageError("--predictions and --raster: use one of them")

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import Config
-from pipeline.dataset.reading import SHARDS, Dataset
-from pipeline.elements import index_file, receipt_file, regions_file, shard_file
+from pipeline.dataset.reading import Dataset
+from pipeline.elements import SHARDS, index_file, receipt_file, regions_file, shard_file
 from pipeline.storage.tfrecord import read_record
-from pipeline.versions import lifecycle
+from pipeline.versions.lifecycle import WORK
+from pipeline.versions.manifest import MANIFEST, Accounts
 from transforms.encoding import decode_patch
 from transforms.example import META, from_example
 
@@ -34,14 +35,14 @@ def verify(dataset: Dataset, threads: int) -> list[str]:
     except (OSError, pa.ArrowException) as error:
         return [f"{SHARDS}: cannot be read: {error}"]
     shards = table.to_pylist()
-    files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    files = {name: facts.sha256 for name, facts in manifest.files.items()}
     files |= {index_file(shard["shard"]): shard["index_sha256"] for shard in shards}
     files |= {regions_file(shard["shard"]): shard["regions_sha256"] for shard in shards}
     files |= {receipt_file(shard["shard"]): shard["receipt_sha256"] for shard in shards}
     records = {shard_file(shard["shard"]) for shard in shards}
     # The folder of an unfinished build; a version that a gate looks at is not published yet.
-    below = (name for name in storage.files_below(dataset.folder) if not name.startswith(f"{lifecycle.WORK}/"))
-    present = set(below) - {lifecycle.MANIFEST}
+    below = (name for name in storage.files_below(dataset.folder) if not name.startswith(f"{WORK}/"))
+    present = set(below) - {MANIFEST}
     problems += [f"{name}: is missing" for name in sorted((files.keys() | records) - present)]
     problems += [f"{name}: is not in the manifest" for name in sorted(present - files.keys() - records)]
     readable = [s for s in shards if {shard_file(s["shard"]), index_file(s["shard"])} <= present]
@@ -53,15 +54,14 @@ def verify(dataset: Dataset, threads: int) -> list[str]:
                 problems.append(f"{name}: sha256 is {found}, the manifest says {files[name]}")
         for found_in_shard in pool.map(lambda shard: list(_verify_shard(dataset, shard)), readable):
             problems += found_in_shard
-    return problems + list(_verify_sums(manifest, table))
+    return problems + list(_verify_sums(manifest.accounts, table))
 
 
-def _verify_sums(manifest: dict[str, Any], shards: pa.Table) -> Iterator[str]:
-    account = manifest["accounts"]
-    if account["planned"] != account["written"] + account["filtered"] + account["rejected"]:
-        yield f"manifest.json: planned is not written + filtered + rejected: {account}"
-    if account["written"] != sum(shards["records"].to_pylist()):
-        yield f"manifest.json: written is {account['written']}, the shards hold another number of records"
+def _verify_sums(accounts: Accounts, shards: pa.Table) -> Iterator[str]:
+    if accounts.planned != accounts.written + accounts.filtered + accounts.rejected:
+        yield f"{MANIFEST}: planned is not written + filtered + rejected: {accounts}"
+    if accounts.written != sum(shards["records"].to_pylist()):
+        yield f"{MANIFEST}: written is {accounts.written}, the shards hold another number of records"
 
 
 def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:

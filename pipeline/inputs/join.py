@@ -11,13 +11,16 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator
+from typing import Literal
 
 from pipeline import storage
-from pipeline.config import Input
+from pipeline.config import Input, Regex
 from pipeline.elements import ImageRef, is_json
 from pipeline.errors import ConfigError, Unreadable
 from pipeline.inputs.labels import name_by_rule
 from pipeline.inputs.manifest import ManifestRow, read_rows, where, without_values
+
+GroupRule = Literal["image", "folder"] | Regex
 
 _BATCH = 10_000
 _SHOWN = 5
@@ -55,7 +58,7 @@ def join_manifest(found: Iterator[ImageRef], config: Input, root: str, splits: C
         entries = read_rows(config)
         while batch := list(itertools.islice(entries, _BATCH)):
             refs = [_checked(entry, uri, root, splits) for entry in batch]
-            _insert(rows, config, zip((entry.line for entry in batch), _with_fingerprints(refs)))
+            _insert(rows, config.group, zip((entry.line for entry in batch), _with_fingerprints(refs)))
         rows.execute("CREATE INDEX by_key ON images (key)")
         _check_twice(rows, uri)
         _check_files(rows, uri)
@@ -63,7 +66,7 @@ def join_manifest(found: Iterator[ImageRef], config: Input, root: str, splits: C
         while unlisted := [ref._replace(meta=missing) for ref in itertools.islice(found, _BATCH)]:
             known = rows.execute  # what the manifest has of an image counts
             new = [ref for ref in unlisted if not known("SELECT 1 FROM images WHERE key = ?", [_key(ref)]).fetchone()]
-            _insert(rows, config, ((None, ref) for ref in new))
+            _insert(rows, config.group, ((None, ref) for ref in new))
         _spread_splits(rows, uri)
         names = ", ".join(f'"{name}"' for name in ImageRef._fields)
         for row in rows.execute(f"SELECT {names} FROM images ORDER BY key"):  # noqa: S608
@@ -99,7 +102,7 @@ def _checked(entry: ManifestRow, uri: str, root: str, splits: Collection[str]) -
 
 def _files(of: ManifestRow | ImageRef) -> list[str]:
     """The image and the files that belong to it."""
-    return [of.uri, *(file for file in (of.mask, of.points, of.regions) if file and not is_json(file))]
+    return [of.uri, *(file for file in (of.mask, of.points, of.polygons) if file and not is_json(file))]
 
 
 def _with_fingerprints(refs: list[ImageRef]) -> Iterator[ImageRef]:
@@ -110,16 +113,16 @@ def _with_fingerprints(refs: list[ImageRef]) -> Iterator[ImageRef]:
         yield ref._replace(fingerprint="+".join(next(fingerprints) or _MISSING for _ in of_image))
 
 
-def _insert(rows: sqlite3.Connection, config: Input, refs: Iterator[tuple[int | None, ImageRef]]) -> None:
-    values = ((_key(ref), line, _kept_together(ref, config), *ref) for line, ref in refs)
+def _insert(rows: sqlite3.Connection, group: GroupRule, refs: Iterator[tuple[int | None, ImageRef]]) -> None:
+    values = ((_key(ref), line, _kept_together(ref, group), *ref) for line, ref in refs)
     rows.execute("BEGIN")
     rows.executemany(f"INSERT INTO images VALUES ({', '.join('?' * (3 + len(ImageRef._fields)))})", values)  # noqa: S608
     rows.execute("COMMIT")
 
 
-def _kept_together(ref: ImageRef, config: Input) -> str:
+def _kept_together(ref: ImageRef, group: GroupRule) -> str:
     try:
-        return ref.group or name_by_rule(ref.image_id, config.group)
+        return ref.group or name_by_rule(ref.image_id, group)
     except Unreadable:  # the image will be rejected for it
         return ""
 

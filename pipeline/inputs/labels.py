@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from pipeline.config import Config, Constant, Regex
@@ -33,14 +34,14 @@ def name_by_rule(image_id: str, source: Literal["folder", "image"] | Regex | Con
     return found[1]
 
 
-def split_of(group: str, config: Config) -> str:
+def split_of(group: str, splits: Mapping[str, float], seed: int) -> str:
     """The split of a group: by its digest alone, so that other images coming or going do not move it."""
-    share = digest(config.seed, "split", group) / 2**64
-    for name, fraction in config.splits.items():
+    share = digest(seed, "split", group) / 2**64
+    for name, fraction in splits.items():
         share -= fraction
         if share < 0:
             return name
-    return [name for name, fraction in config.splits.items() if fraction][-1]  # the fractions' rounding error
+    return [name for name, fraction in splits.items() if fraction][-1]  # the fractions' rounding error
 
 
 def label_group_split(ref: ImageRef, config: Config) -> dict[str, str]:
@@ -51,4 +52,4 @@ def label_group_split(ref: ImageRef, config: Config) -> dict[str, str]:
     """
     label = ref.label or name_by_rule(ref.image_id, config.input.label)
     group = ref.group or name_by_rule(ref.image_id, config.input.group)
-    return {"split": ref.split or split_of(group, config), "label": label, "group": group}
+    return {"split": ref.split or split_of(group, config.splits, config.seed), "label": label, "group": group}

@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.config import Config, Input
 from pipeline.elements import ImageRef, is_json
 from pipeline.errors import ConfigError
-from pipeline.inputs.companions import with_raster_fingerprints
+from pipeline.inputs.companions import companion_rules, with_companion_fingerprints
 from pipeline.inputs.fingerprints import with_content_fingerprints
 from pipeline.inputs.join import id_below, join_manifest
 from pipeline.inputs.manifest import check_manifest, folder_of, with_columns
@@ -79,8 +79,9 @@ def list_images(config: Input, splits: Collection[str] = ()) -> Iterator[ImageRe
     merged = heapq.merge(*streams, key=lambda ref: ref.image_id.split("/"))
     found = (next(same) for _, same in itertools.groupby(merged, key=lambda ref: ref.image_id))
     refs = join_manifest(found, config, root, splits) if config.manifest else found
-    refs = with_raster_fingerprints(refs, config)
-    return with_content_fingerprints(refs, config) if config.fingerprint == "content" else refs
+    rules = companion_rules(config)
+    refs = with_companion_fingerprints(refs, rules)
+    return with_content_fingerprints(refs, rules) if config.fingerprint == "content" else refs
 
 
 def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:
@@ -148,7 +149,7 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
 
 def _said(ref: ImageRef) -> str:
     """All that a reference says, except where the files lie."""
-    written_out = [text if is_json(text) else bool(text) for text in (ref.points, ref.regions)]
+    written_out = [text if is_json(text) else bool(text) for text in (ref.points, ref.polygons)]
     given = [ref.label, ref.group, ref.split, ref.meta, bool(ref.mask), *written_out]
     return json.dumps([ref.image_id, ref.fingerprint, *(given if any(given) else [])]) + "\n"
 

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pipeline.config import Config, Points
+from pipeline.config import Patch, Points
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
-from pipeline.inputs.companions import belonging
+from pipeline.inputs.companions import companion_uri
 from pipeline.inputs.geojson import Affine, geometries, number, property_of, read_text, to_pixels
 from transforms.centred import centred_start
 from transforms.grid import Edge
@@ -26,7 +26,7 @@ class Centre(NamedTuple):
     label: str
 
 
-def centres_of(image: ImageInfo, config: Config) -> tuple[Centre, ...]:
+def centres_of(image: ImageInfo, points: Points, patch: Patch) -> tuple[Centre, ...]:
     """The patches around the points of an image, in the order of their rows and columns.
 
     Points that would give the same patch count once, with the label of the first; for borders see
@@ -35,8 +35,8 @@ def centres_of(image: ImageInfo, config: Config) -> tuple[Centre, ...]:
     Raises:
         Unreadable: ``bad_points`` or ``io_error``.
     """
-    points, patch, size = config.input.points or Points(), config.patch, (image.height, image.width)
-    source = belonging(image, points.file, image.points)
+    size = (image.height, image.width)
+    source = companion_uri(image, points.file, image.points)
     place = to_pixels(image, points.coordinates, "bad_points")
     return _centres(source, image.fingerprint, points.label or "", place, size, patch.span, patch.edge)
 

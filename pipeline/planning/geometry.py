@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.config import Config, Input, Raster
+from pipeline.config import Config, Input, Patch, Raster
 from pipeline.elements import ImageInfo, Region
 from pipeline.inputs.points import centres_of
 from transforms.crops import crop_count
@@ -31,26 +31,25 @@ class Sized(Protocol):
     def width(self) -> int: ...
 
 
-def grid_of(image: Sized, config: Config) -> Grid:
+def grid_of(image: Sized, patch: Patch) -> Grid:
     """The patches of an image."""
-    patch = config.patch
     return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)
 
 
 def patches_of(image: ImageInfo, config: Config) -> int:
     """Number of patches of an image."""
     if config.input.points:
-        return len(centres_of(image, config))
+        return len(centres_of(image, config.input.points, config.patch))
     if crops := config.patch.crops:
         return crop_count((image.height, image.width), crops.per_image, crops.per_megapixel)
-    return grid_of(image, config).count
+    return grid_of(image, config.patch).count
 
 
 def cells_of(region: Region, config: Config) -> Cells:
     """The patches of a region: cells of the grid; of crops and around points their numbers, as one column of cells."""
     if config.patch.crops or config.input.points:
         return Cells(region.row, region.row + region.height, 0, 1)
-    return grid_of(region.image, config).cells(region.area)
+    return grid_of(region.image, config.patch).cells(region.area)
 
 
 def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
@@ -66,7 +65,7 @@ def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
         step = max(1, count) if image.is_whole or undivided else max(1, REGION_PIXELS // (height * width))
         yield from (Region(image, first, 0, min(step, count - first), 1) for first in range(0, count, step))
         return
-    grid = grid_of(image, config)
+    grid = grid_of(image, config.patch)
     blocks = (image.height, image.width) if undivided else region_size(image)
     for area in _areas(image.height, image.width, blocks):
         if grid.cells(area).count:
@@ -75,9 +74,9 @@ def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
 
 def windows_of(region: Region, config: Config) -> Iterator[Cells]:
     """The patches of a region in groups that are read and cut together."""
-    image, grid = region.image, grid_of(region.image, config)
-    height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config))
-    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config)
+    image, grid = region.image, grid_of(region.image, config.patch)
+    height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config.input))
+    patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config.input)
     if config.patch.crops or config.input.points:
         yield from _at_most(max(1, WINDOW_BYTES // patch), cells_of(region, config))
         return
@@ -115,7 +114,7 @@ def _areas(height: int, width: int, tile: tuple[int, int]) -> Iterator[Box]:
             yield Box(row, col, min(tile[0], height - row), min(tile[1], width - col))
 
 
-def pixel_bytes(config: Config) -> int:
-    """Bytes of one pixel with all its channels, and of those of the further rasters."""
-    forms: list[Input | Raster] = [config.input, *config.input.rasters.values()]
+def pixel_bytes(wanted: Input) -> int:
+    """Bytes of one pixel with all its channels, and of its companion rasters."""
+    forms: list[Input | Raster] = [wanted, *wanted.rasters.values()]
     return sum(form.channels * np.dtype(form.dtype).itemsize for form in forms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -55,8 +54,7 @@ def read_images(work: str, images: int) -> pa.Table:
         RuntimeError: if some are missing: an error of the program.
     """
     files = [storage.join(work, each.file("images")) for each in slices_of(images)]
-    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-        table = pa.concat_tables(pool.map(storage.read_table, files))
+    table = pa.concat_tables(storage.read_many(files, storage.read_table))
     if table.num_rows != images:
         raise RuntimeError(f"{table.num_rows} of {images} images have a row in {work}")
     return table

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline import storage
-from pipeline.config import DTYPES, Config, Patch
+from pipeline.config import DTYPES, Config, Input, Patch
 from pipeline.elements import ImageInfo, ImageRef, Previous, Rejected
 from pipeline.errors import Unreadable
 from pipeline.inputs.labels import label_group_split
@@ -93,16 +93,16 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
     reader = open_to_scale(ref.uri, config.input)
     reader.close()
     layout = reader.layout
-    _check_form(layout, config)
+    _check_form(layout, config.input)
     of_ref: dict[str, Any] = ref._asdict() | names
     of_layout = {name: getattr(layout, name) for name in ("height", "width", "block_height", "block_width")}
     info = ImageInfo(**of_ref, **of_layout, facts=_facts(layout))
     if config.input.points:
-        centres_of(info, config)
-    elif not grid_of(layout, config).count:
+        centres_of(info, config.input.points, config.patch)
+    elif not grid_of(layout, config.patch).count:
         raise Unreadable("too_small", _why_no_patch(layout, config.patch))
-    for name in sorted(config.input.rasters):
-        open_raster(info, name, config.input).close()
+    for name, raster in sorted(config.input.rasters.items()):
+        open_raster(info, name, raster, config.input.max_seconds).close()
     return info
 
 
@@ -113,8 +113,7 @@ def _facts(layout: Layout) -> str:
     return json.dumps(known, sort_keys=True) if known else ""
 
 
-def _check_form(layout: Layout, config: Config) -> None:
-    wanted = config.input
+def _check_form(layout: Layout, wanted: Input) -> None:
     if (layout.channels, layout.dtype) == (wanted.channels, wanted.dtype):
         return
     ways = [f"build it apart with input.channels: {layout.channels}, input.dtype: {layout.dtype}"]

@@ -64,7 +64,7 @@ def _between(listing: str, first: str, last: str) -> tuple[int, int]:
 
 def _said(ref: ImageRef) -> tuple[str, ...]:
     """What decides what the header says, and whether the image is taken."""
-    return (ref.fingerprint, *(text for text in (ref.points, ref.regions) if is_json(text)))
+    return (ref.fingerprint, *(text for text in (ref.points, ref.polygons) if is_json(text)))
 
 
 def _from_previous(

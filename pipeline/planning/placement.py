@@ -20,22 +20,20 @@ def patch_bytes(config: Config) -> int:
     """Estimated bytes of a record."""
     height, width = config.patch.size
     pixels = height * width * (1 + len(config.patch.scales))
-    return int(pixels * pixel_bytes(config) * _ENCODED[config.output.encoding]) + _RECORD_OVERHEAD
+    return int(pixels * pixel_bytes(config.input) * _ENCODED[config.output.encoding]) + _RECORD_OVERHEAD
 
 
-def shard_count(patches: int, config: Config) -> int:
-    """The smallest power of two of shards whose estimated size stays within ``output.shard_size``.
+def shard_count(patches: int, patch_bytes: int, shard_bytes: int) -> int:
+    """The smallest power of two of shards whose estimated size stays within ``shard_bytes``.
 
-    >>> from pipeline.config import Config
-    >>> config = Config.model_validate({"input": {"images": "a"}, "output": {"path": "b", "shard_size": "10MB"}})
-    >>> [shard_count(n, config) for n in (0, 100, 102, 205)]
+    >>> [shard_count(patches, patch_bytes=98_604, shard_bytes=10_000_000) for patches in (0, 100, 102, 205)]
     [1, 1, 2, 4]
     """
-    shards = -(-patches * patch_bytes(config) // config.output.shard_size)
+    shards = -(-patches * patch_bytes // shard_bytes)
     return 1 << max(0, shards - 1).bit_length()
 
 
-def shard_of(region: Region, shards: int, config: Config) -> int:
+def shard_of(region: Region, shards: int, seed: int) -> int:
     """The shard of a region: the low bits of the digest of its image, counted on by one from region to region.
 
     So one large image goes over the shards like cards; with a digest for each region the largest of 256 shards would
@@ -43,16 +41,16 @@ def shard_of(region: Region, shards: int, config: Config) -> int:
     """
     image, (height, width) = region.image, region_size(region.image)
     number = region.row // height * -(-image.width // width) + region.col // width
-    return (digest(config.seed, "shard", image.image_id) + number) & (shards - 1)
+    return (digest(seed, "shard", image.image_id) + number) & (shards - 1)
 
 
-def place_of_region(region: Region, config: Config) -> int:
+def place_of_region(region: Region, seed: int) -> int:
     """A number of 32 bits by which the regions of a shard follow each other, whatever the number of shards.
 
     It is the number of the region's shard among 2 ** 32, with its bits turned around: the low bits, which decide the
     shard, come first.
     """
-    return bits_turned(shard_of(region, 1 << 32, config))
+    return bits_turned(shard_of(region, 1 << 32, seed))
 
 
 def bits_turned(number: int) -> int:

@@ -7,10 +7,10 @@ and when the number doubles, shard k and shard k + n hold together what shard k 
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import json
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.config import Config
 from pipeline.elements import ShardPlan
 from pipeline.inputs.slices import slices_of
-from pipeline.planning.placement import shard_count
+from pipeline.planning.placement import patch_bytes, shard_count
 from pipeline.planning.region_rows import ROWS, Totals, read_regions
 
 _GATHERED = 1 << 16
@@ -61,7 +61,8 @@ class PlanShards(beam.PTransform):
 def _write_plan(folder: str, config: Config, totals: dict[str, Totals]) -> Iterator[tuple[str, int, int, int]]:
     """Writes ``plan.json``; which shards are gathered together: split, number, of, and the shards in all."""
     plan = {split: totals.get(split, Totals()) for split in config.splits}
-    facts = {split: sums._asdict() | {"shards": shard_count(sums.patches, config)} for split, sums in plan.items()}
+    count = lambda patches: shard_count(patches, patch_bytes(config), config.output.shard_size)
+    facts = {split: sums._asdict() | {"shards": count(sums.patches)} for split, sums in plan.items()}
     storage.write_bytes(storage.join(folder, "plan.json"), json.dumps(facts).encode())
     for split, of_split in facts.items():
         of = _gatherings(of_split)
@@ -77,9 +78,10 @@ def _gatherings(facts: dict[str, int]) -> int:
 def _gather(group: tuple[str, int, int, int], folder: str, images: int) -> Iterator[tuple[str, str]]:
     """Puts the regions of some shards, which lie in the tables of all slices, into one table."""
     split, number, of, shards = group
-    read = lambda each: read_regions(storage.join(folder, each.file("regions")), split, number, of)
-    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-        table = pa.concat_tables(pool.map(read, slices_of(images)))
+    read = lambda uri: read_regions(uri, split, number, of)
+    table = pa.concat_tables(
+        storage.read_many((storage.join(folder, s.file("regions")) for s in slices_of(images)), read)
+    )
     uri = storage.join(folder, _gathering(split, number, of))
     storage.write_table(uri, table.sort_by("place"), ROWS)
     yield from ((ShardPlan(split, shard, shards, ()).name, uri) for shard in range(number, shards, of))
@@ -91,8 +93,38 @@ def _gathering(split: str, number: int, of: int) -> str:
 
 def read_plan(folder: str) -> dict[str, dict[str, int]] | None:
     """What :class:`PlanShards` wrote; None while it has not."""
+    data = storage.read_if_there(storage.join(folder, "plan.json"))
+    return None if data is None else json.loads(data)
+
+
+class SplitPlan(NamedTuple):
+    """What there is to do in a split.
+
+    Attributes:
+        totals: images, regions, windows and patches.
+        shards: their number.
+        largest_to_mean: how even they are, see :func:`largest_to_mean`.
+    """
+
+    totals: Totals
+    shards: int
+    largest_to_mean: float
+
+
+def read_split_plans(folder: str) -> dict[str, SplitPlan]:
+    """What :class:`PlanShards` planned in ``folder``, split by split."""
+    plans = {}
+    for split, facts in (read_plan(folder) or {}).items():
+        totals = Totals(*(facts[name] for name in Totals._fields))
+        plans[split] = SplitPlan(totals, facts["shards"], largest_to_mean(shard_patches(folder, split, facts)))
+    return plans
+
+
+def forget_plan(folder: str) -> None:
+    """Removes the plan of an earlier attempt, by which progress would be told."""
     path = storage.join(folder, "plan.json")
-    return json.loads(storage.read_bytes(path)) if storage.size(path) is not None else None
+    if storage.size(path) is not None:
+        storage.delete(path)
 
 
 def shard_patches(folder: str, split: str, facts: dict[str, int]) -> np.ndarray:

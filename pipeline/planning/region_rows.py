@@ -23,7 +23,7 @@ ROWS = 1 << 12
 _AREA = ("area_row", "area_col", "area_height", "area_width")
 
 # What a manifest gives of an image may be long, and stands once in a table, however many regions the image has.
-TEXTS = ("points", "regions", "meta")
+TEXTS = ("points", "polygons", "meta")
 
 _KINDS = {int: pa.int64(), str: pa.string()}
 
@@ -72,7 +72,7 @@ def regions_table(infos: Iterable[ImageInfo], config: Config) -> tuple[pa.Table,
         for region in regions_of(info, config):
             measured = _measure(region, config)
             totals[info.split] += measured
-            rows.extend((len(images), *region.area, measured.patches, place_of_region(region, config)))
+            rows.extend((len(images), *region.area, measured.patches, place_of_region(region, config.seed)))
         images.append(info)
     numbers = np.frombuffer(rows, np.int64).reshape(-1, 7)
     _, split = np.unique([info.split for info in images], return_inverse=True)

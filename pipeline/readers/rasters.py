@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from pipeline.config import Input, Raster
+from pipeline.config import Raster
 from pipeline.elements import ImageInfo, ImageRef
 from pipeline.errors import Unreadable
 from pipeline.inputs.companions import raster_uri
@@ -16,22 +16,22 @@ from pipeline.readers.polygons import PolygonReader, is_polygons
 from pipeline.readers.rescaled import NearestReader
 
 
-def open_raster(image: ImageInfo, name: str, config: Input) -> Reader:
-    """Opens a raster of an image, with its height and width.
+def open_raster(image: ImageInfo, name: str, wanted: Raster, max_seconds: float) -> Reader:
+    """Opens a companion raster of an image, with the height and width of the image.
 
     Of a raster that has the size of another level of the image the nearest pixels are taken.
 
     Raises:
         Unreadable: if it is not there, cannot be read, or is not what the configuration and the image ask for.
     """
-    wanted, uri, size = config.rasters[name], raster_uri(image, name, config), (image.height, image.width)
-    with naming(name, image, config):
+    uri, size = raster_uri(image, wanted), (image.height, image.width)
+    with naming_raster(name, image, wanted):
         if wanted.file == "regions" or (uri and is_polygons(uri)):
             return PolygonReader(image, uri, wanted)
         if not uri:
             raise Unreadable("raster_mismatch", "there is none: nothing in the manifest, or the rule finds nothing")
         choice = Choice(level=wanted.level, dtype=wanted.dtype)
-        reader = open_isolated(uri, choice, config.max_seconds)
+        reader = open_isolated(uri, choice, max_seconds)
         if problem := _problem(reader.layout, image, wanted):
             reader.close()
             raise Unreadable("raster_mismatch", problem)
@@ -39,12 +39,12 @@ def open_raster(image: ImageInfo, name: str, config: Input) -> Reader:
 
 
 @contextlib.contextmanager
-def naming(name: str, image: ImageRef | ImageInfo, config: Input) -> Iterator[None]:
+def naming_raster(name: str, image: ImageRef | ImageInfo, wanted: Raster) -> Iterator[None]:
     """Says of errors in the block which raster they are of, without the place where it lies on this machine."""
     try:
         yield
     except Unreadable as error:
-        message = error.message.replace(raster_uri(image, name, config) or "\0", "its file")
+        message = error.message.replace(raster_uri(image, wanted) or "\0", "its file")
         raise Unreadable(error.reason, f"raster {name}: {message}") from error
 
 

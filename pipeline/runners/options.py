@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,26 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
             direct.direct_num_workers = cores()  # 0 means so, too
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             direct.direct_running_mode = "multi_threading" if direct.direct_num_workers != 1 else "in_memory"
+    return options
+
+
+def complete_options(flags: Iterable[str], configured: Mapping[str, Any]) -> Any:
+    """Beam's options as a build needs them: checked, and for Flink completed by what the cluster says.
+
+    Args:
+        flags: from the command line.
+        configured: from the configuration.
+
+    Raises:
+        ConfigError: as :func:`parse_options` does.
+        ClusterError: if no Flink cluster answers.
+    """
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    options = parse_options(list(flags), configured)
+    if is_flink(options):
+        from pipeline.runners import flink
+
+        flink.complete_options(options, option_names(flags) | configured.keys())
     return options
 
 

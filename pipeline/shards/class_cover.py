@@ -6,28 +6,28 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.config import Bounds, Config, PatchLabel
+from pipeline.config import Bounds, PatchLabel, Raster
 
 
-def class_shares(rasters: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+def class_shares(patches: Mapping[str, np.ndarray], rasters: Mapping[str, Raster]) -> dict[str, np.ndarray]:
     """``raster/class`` -> share of the pixels of each patch, ``[N]`` float64 0..1, of all rasters with classes.
 
     Args:
-        rasters: name -> patches ``[N, H, W, 1]``.
-        config: names the classes.
+        patches: name of a raster -> its patches, ``[N, H, W, 1]``.
+        rasters: name the classes.
     """
     return {
-        f"{name}/{kind}": (rasters[name] == value).mean(axis=(1, 2, 3))
-        for name, raster in config.input.rasters.items()
+        f"{name}/{kind}": (patches[name] == value).mean(axis=(1, 2, 3))
+        for name, raster in rasters.items()
         for kind, value in raster.classes.items()
     }
 
 
-def with_any(found: Mapping[str, np.ndarray], config: Config) -> dict[str, np.ndarray]:
+def with_any(found: Mapping[str, np.ndarray], rasters: Mapping[str, Raster]) -> dict[str, np.ndarray]:
     """With ``raster/any``, the share of all classes of the raster together."""
-    rasters = config.input.rasters.items()
-    parts = {name: [found[f"{name}/{kind}"] for kind in raster.classes] for name, raster in rasters if raster.classes}
-    return {**found, **{f"{name}/any": np.sum(class_shares, axis=0) for name, class_shares in parts.items()}}
+    classes = {name: raster.classes for name, raster in rasters.items() if raster.classes}
+    parts = {name: [found[f"{name}/{kind}"] for kind in kinds] for name, kinds in classes.items()}
+    return {**found, **{f"{name}/any": np.sum(shares, axis=0) for name, shares in parts.items()}}
 
 
 def first_failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:

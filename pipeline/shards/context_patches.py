@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import Patch
 from pipeline.shards.open_image import OpenImage
 
 # Of the source, for one scale and window; a single patch may take more.
@@ -12,7 +12,7 @@ _MAX_PIXELS = 1 << 24
 
 
 def cut_context(
-    image: OpenImage, scale: int, rows: np.ndarray, cols: np.ndarray, margin: int, config: Config
+    image: OpenImage, scale: int, rows: np.ndarray, cols: np.ndarray, margin: int, patch: Patch
 ) -> np.ndarray:
     """The patches of every row with every column, row by row, ``[R * C, H + 2 margin, W + 2 margin, channels]``.
 
@@ -24,34 +24,34 @@ def cut_context(
         scale: pixels that one takes, down and across.
         rows, cols: ``[R]`` and ``[C]``: where the patches at scale 1 begin.
         margin: pixels more on every side.
-        config: the build.
+        patch: how patches are cut.
 
     Raises:
         Unreadable: see :class:`pipeline.readers.Reader`.
     """
-    parts = _cut(image, scale, np.asarray(rows, np.float64), np.asarray(cols, np.float64), margin, config)
+    parts = _cut(image, scale, np.asarray(rows, np.float64), np.asarray(cols, np.float64), margin, patch)
     return parts.reshape(-1, *parts.shape[2:])
 
 
 def _cut(
-    image: OpenImage, scale: int, rows: np.ndarray, cols: np.ndarray, margin: int, config: Config
+    image: OpenImage, scale: int, rows: np.ndarray, cols: np.ndarray, margin: int, patch: Patch
 ) -> np.ndarray:  # fmt: skip
     """``[R, C, H, W, channels]``."""
-    height, width = (size + 2 * margin for size in config.patch.size)
+    height, width = (size + 2 * margin for size in patch.size)
     factors = image.scale_factors(scale)
     extent = [(starts[-1] - starts[0]) / scale + n for starts, n in ((rows, height), (cols, width))]
     if extent[0] * factors[0] * extent[1] * factors[1] > _MAX_PIXELS and len(rows) * len(cols) > 1:
         if len(rows) >= len(cols):
             middle = len(rows) // 2
-            halves = [_cut(image, scale, part, cols, margin, config) for part in (rows[:middle], rows[middle:])]
+            halves = [_cut(image, scale, part, cols, margin, patch) for part in (rows[:middle], rows[middle:])]
             return np.concatenate(halves, axis=0)
         middle = len(cols) // 2
-        halves = [_cut(image, scale, rows, part, margin, config) for part in (cols[:middle], cols[middle:])]
+        halves = [_cut(image, scale, rows, part, margin, patch) for part in (cols[:middle], cols[middle:])]
         return np.concatenate(halves, axis=1)
     positions = [
         # In pixels of the scale: from the middle of the patch half a patch back, and on from there.
         ((starts + size / 2) / scale - size / 2)[:, None] + np.arange(-margin, size + margin)
-        for starts, size in zip((rows, cols), config.patch.size)
+        for starts, size in zip((rows, cols), patch.size)
     ]
     pixels = image.read_scale(scale, [axis.ravel() for axis in positions])
     pixels = pixels.reshape(len(rows), height, len(cols), width, -1)

@@ -129,7 +129,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, counters: Counter
 
 def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
     """The patches in one piece or, where a part of their window does not decode, in several."""
-    cut = _cut_window(image, grid_of(image.info, config), cells, config, counters)
+    cut = _cut_window(image, grid_of(image.info, config.patch), cells, config, counters)
     if (
         isinstance(cut, Rejected)
         and cut.reason in ("corrupt_data", "crashed")
@@ -145,7 +145,7 @@ def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counter
 def _cut_around_points(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
     """The patches around the points of these numbers."""
     try:
-        centres = centres_of(image.info, config)
+        centres = centres_of(image.info, config.input.points, config.patch)
     except Unreadable as error:
         where = (image.info.image_id, config.input.level)
         records = cells.count * config.records_per_patch(image.info.split)
@@ -203,7 +203,7 @@ def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, coun
         for scale in config.patch.scales:
             with counters.timer("scale"):
                 rows, cols = starts[:, 0, 0], starts[0, :, 1]
-                found.companions[f"scale/{scale}"] = cut_context(image, scale, rows, cols, margin, config)
+                found.companions[f"scale/{scale}"] = cut_context(image, scale, rows, cols, margin, config.patch)
     except Unreadable as error:
         message = error.message.replace(image.info.uri, image.info.image_id)
         where = (image.info.image_id, config.input.level, *plan.source)
@@ -215,7 +215,9 @@ def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, coun
 def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo, config: Config) -> _Cut:
     """What the rasters say of the patches, whose own pixels are not known yet."""
     count, patch = len(plan.starts), config.patch
-    found = class_cover.class_shares({name: _inner(pixels, config) for name, pixels in rasters.items()}, config)
+    found = class_cover.class_shares(
+        {name: _inner(pixels, config.patch.size) for name, pixels in rasters.items()}, config.input.rasters
+    )
     bounds = {f"{name}/{kind}": bound for name, kinds in patch.cover.items() for kind, bound in kinds.items()}
     labels = [info.label] * count
     if patch.label:
@@ -223,7 +225,7 @@ def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageI
             found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label
         )
     companions = {f"raster/{name}": pixels for name, pixels in rasters.items()}
-    verdicts = class_cover.first_failing(class_cover.with_any(found, config), bounds, count)
+    verdicts = class_cover.first_failing(class_cover.with_any(found, config.input.rasters), bounds, count)
     return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), companions)
 
 
@@ -250,9 +252,9 @@ def _augmenter(config: Config, ranges: Ranges | None = None) -> Augmenter:
     return _make_augmenter(ranges, *form, bool(config.patch.stain))
 
 
-def _inner(patches: np.ndarray, config: Config) -> np.ndarray:
+def _inner(patches: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The patches without their surroundings."""
-    height, width = config.patch.size
+    height, width = size
     row, col = (patches.shape[1] - height) // 2, (patches.shape[2] - width) // 2
     return patches[:, row : row + height, col : col + width]
 
@@ -261,7 +263,9 @@ def _score(cut: _Cut, tissue_threshold: int, config: Config, counters: Counters)
     if not (wanted := config.quality):
         return cut
     with device(config.workers).slot(), counters.timer("score"):
-        scores = quality.score(_inner(cut.patches, config), config.value_range, wanted.nodata, tissue_threshold)
+        scores = quality.score(
+            _inner(cut.patches, config.patch.size), config.value_range, wanted.nodata, tissue_threshold
+        )
     bounds: dict[str, Bounds] = {name: wanted.keep[name] for name in quality.NAMES if name in wanted.keep}
     more = class_cover.first_failing(scores._asdict(), bounds, len(cut.starts))
     return cut._replace(scores=scores, verdicts=[first or second for first, second in zip(cut.verdicts, more)])
@@ -315,8 +319,8 @@ def _copies(
     augment, info, matrix = config.augment, image.info, image.stain_matrix()
     as_image = [f"scale/{scale}" for scale in config.patch.scales]
     if not augment or not _augmented(info, config) or augment.original:
-        patches = np.ascontiguousarray(_inner(cut.patches, config))
-        companions = {name: _inner(pixels, config) for name, pixels in cut.companions.items()}
+        patches = np.ascontiguousarray(_inner(cut.patches, config.patch.size))
+        companions = {name: _inner(pixels, config.patch.size) for name, pixels in cut.companions.items()}
         if matrix is not None:
             with device(config.workers).slot(), counters.timer("augment"):
                 plain, nothing = _augmenter(config, Ranges()), [Change()] * len(patches)

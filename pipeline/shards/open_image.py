@@ -15,7 +15,7 @@ from pipeline.parallel import Counters
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice
 from pipeline.readers.isolated import open_isolated
-from pipeline.readers.rasters import naming, open_raster
+from pipeline.readers.rasters import naming_raster, open_raster
 from pipeline.readers.rescaled import ScaledReader, nearest_finer, open_to_scale, read_by_area
 from pipeline.readers.sample import sample_pixels
 from transforms import quality, stain
@@ -145,7 +145,7 @@ class OpenImage:
     def _read_raster(self, name: str, box: Box) -> np.ndarray:
         reader = self._rasters[name]
         try:
-            with naming(name, self.info, self._config.input):
+            with naming_raster(name, self.info, self._config.input.rasters[name]):
                 return reader.read(box)
         except Unreadable:
             self.is_whole |= reader.layout.is_whole
@@ -165,8 +165,8 @@ class OpenImage:
         try:
             if reader.layout[:4] != planned:
                 raise Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
-            for name in sorted(wanted.rasters):
-                self._rasters[name] = open_raster(self.info, name, wanted)
+            for name, raster in sorted(wanted.rasters.items()):
+                self._rasters[name] = open_raster(self.info, name, raster, wanted.max_seconds)
         except Unreadable as error:
             for opened in (reader, *self._rasters.values()):
                 opened.close()

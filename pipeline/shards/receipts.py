@@ -8,7 +8,6 @@ follow from the numbers of the shards and are added in their order, so that sums
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -24,7 +23,6 @@ from pipeline.elements import Rejected, ShardPlan, ShardResult, receipt_file
 from transforms import pixel_statistics
 
 GROUP = 256
-_READS = 16  # at a time; what takes the time is the way to the storage
 
 SHARDS_SCHEMA = pa.schema(
     [
@@ -140,19 +138,15 @@ def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
 
 def _read_receipts(folder: str, names: list[str]) -> Iterator[tuple[ShardResult, dict[str, Any]]]:
     """Each receipt, with what the table of shards tells of its content and its file."""
-    read = lambda name: storage.read_bytes(storage.join(folder, receipt_file(name)))
-    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-        for data in pool.map(read, names):
-            receipt = ShardResult.from_json(json.loads(data))
-            yield (
-                receipt,
-                {
-                    "receipt_bytes": len(data),
-                    "receipt_sha256": hashlib.sha256(data).hexdigest(),
-                    "images": len(receipt.images),
-                    "rejected": len(receipt.rejected),
-                },
-            )
+    for data in storage.read_many(storage.join(folder, receipt_file(name)) for name in names):
+        receipt = ShardResult.from_json(json.loads(data))
+        facts = {
+            "receipt_bytes": len(data),
+            "receipt_sha256": hashlib.sha256(data).hexdigest(),
+            "images": len(receipt.images),
+            "rejected": len(receipt.rejected),
+        }
+        yield receipt, facts
 
 
 def read_sums(work: str, split: str, shards: int) -> Sums:
@@ -167,9 +161,8 @@ def read_sums(work: str, split: str, shards: int) -> Sums:
         RuntimeError: if shards are missing.
     """
     groups = [storage.join(work, _group_name(split, number)) for number in range(-(-shards // GROUP))]
-    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-        parts = (_from_json(json.loads(data)) for data in pool.map(storage.read_bytes, groups))
-        tables, images, labels, filtered, rejected, pixels, rows = zip(*parts)
+    parts = (_from_json(json.loads(data)) for data in storage.read_many(groups))
+    tables, images, labels, filtered, rejected, pixels, rows = zip(*parts)
     table = pa.concat_tables(tables)
     expected = [ShardPlan(split, number, shards, ()).name for number in range(shards)]
     if table["shard"].to_pylist() != expected:

@@ -37,16 +37,16 @@ from transforms.example import from_example, to_example
 
 def read_receipt(folder: str, shard: str) -> ShardResult | None:
     """The receipt of a shard; None if there is none, or none that can be understood."""
-    path = storage.join(folder, receipt_file(shard))
-    if storage.size(path) is None:
+    data = storage.read_if_there(storage.join(folder, receipt_file(shard)))
+    if data is None:
         return None
     try:
-        return ShardResult.from_json(json.loads(storage.read_bytes(path)))
+        return ShardResult.from_json(json.loads(data))
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def reusable(folder: str, plan: ShardPlan, config: Config, retry_rejected: bool = False) -> bool:
+def reusable(folder: str, plan: ShardPlan, shard_digest: str, retry_rejected: bool = False) -> bool:
     """Whether this shard stands in a version: a receipt carries the digest of its plan, and its files are whole.
 
     Args:
@@ -56,7 +56,7 @@ def reusable(folder: str, plan: ShardPlan, config: Config, retry_rejected: bool 
         again: not if anything in it was rejected; otherwise not if it was for a reason that may have passed.
     """
     receipt = read_receipt(folder, plan.name)
-    if not receipt or receipt.plan != plan.digest(config.shard_digest()):
+    if not receipt or receipt.plan != plan.digest(shard_digest):
         return False
     if any(retry_rejected or rejected.reason in TRANSIENT for rejected in receipt.rejected):
         return False
@@ -64,9 +64,9 @@ def reusable(folder: str, plan: ShardPlan, config: Config, retry_rejected: bool 
     return all(storage.size(storage.join(folder, file)) == size for file, size in zip(files_of(plan.name), sizes))
 
 
-def take_over(previous: Previous, plan: ShardPlan, config: Config, folder: str) -> bool:
+def take_over(previous: Previous, plan: ShardPlan, shard_digest: str, folder: str) -> bool:
     """Puts a shard that is the same in the previous version into ``folder``, whole; False if it is not the same."""
-    if not reusable(previous.folder, plan, config, previous.retry_rejected):
+    if not reusable(previous.folder, plan, shard_digest, previous.retry_rejected):
         return False
     for file in files_of(plan.name):
         storage.copy(storage.join(previous.folder, file), storage.join(folder, file))
@@ -98,7 +98,7 @@ class Copier:
         if not image.previous_split or image.previous_split not in self._previous.shards:
             return None
         shards = self._previous.shards[image.previous_split]
-        shard = self._shard(ShardPlan(image.previous_split, shard_of(region, shards, config), shards, ()).name)
+        shard = self._shard(ShardPlan(image.previous_split, shard_of(region, shards, config.seed), shards, ()).name)
         entry = shard and shard.regions.get(self._pixels_digest(region))
         if not shard or not entry:
             return None
@@ -185,8 +185,7 @@ def _open(folder: str, name: str, number: int, config: Config) -> _Shard | None:
         (regions_file(name), receipt.regions_sha256),
         (index_file(name), receipt.index_sha256),
     ):
-        path = storage.join(folder, file)
-        data = storage.read_bytes(path) if storage.size(path) is not None else b""
+        data = storage.read_if_there(storage.join(folder, file)) or b""
         if hashlib.sha256(data).hexdigest() != checksum:
             return None
         tables.append(pq.read_table(pa.BufferReader(data)))

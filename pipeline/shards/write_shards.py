@@ -21,7 +21,7 @@ from typing import BinaryIO
 import apache_beam as beam
 
 from pipeline import storage
-from pipeline.config import Config
+from pipeline.config import Config, Quality
 from pipeline.elements import (
     Previous,
     Region,
@@ -90,9 +90,9 @@ class _Write(beam.DoFn):
 
     def _written(self, plan: ShardPlan) -> dict[str, int]:
         """Sees to it that the shard is there; what that took, as counters."""
-        if reusable(self._folder, plan, self._config):
+        if reusable(self._folder, plan, self._config.shard_digest()):
             return {"shards_reused": 1}
-        if self._previous and take_over(self._previous, plan, self._config, self._folder):
+        if self._previous and take_over(self._previous, plan, self._config.shard_digest(), self._folder):
             return {"shards_taken_over": 1}
         result, counters = write_shard(plan, self._config, self._folder, self._threads, self._previous)
         return {
@@ -220,17 +220,17 @@ def _windows(
         windows = [
             (region, cells, turn)
             for region in of_image
-            for cells, turn in zip(windows_of(region, config), _turns(config))
+            for cells, turn in zip(windows_of(region, config), _turns(config.quality))
         ]
         image = OpenImage(info, config, len(windows), counters)
         yield from ((region, image, cells, turn) for region, cells, turn in windows)
 
 
-def _turns(config: Config) -> Iterator[Turn | None]:
+def _turns(quality: Quality | None) -> Iterator[Turn | None]:
     """The turns of the windows of an image, which is one region where its patches are compared."""
-    if not config.quality or config.quality.duplicates is None:
+    if not quality or quality.duplicates is None:
         return itertools.repeat(None)
-    turns, seen = Turns(), Duplicates(config.quality.duplicates)
+    turns, seen = Turns(), Duplicates(quality.duplicates)
     return (Turn(turns, number, seen) for number in itertools.count())
 
 

@@ -20,6 +20,8 @@ from pipeline.storage.files import (
     join,
     open_read,
     read_bytes,
+    read_if_there,
+    read_many,
     read_version,
     size,
     static_root,
@@ -30,6 +32,6 @@ from pipeline.storage.tables import read_rows, read_table, write_table
 
 __all__ = [
     "Found", "Versioned", "absolute", "atomic_write", "copy", "delete", "digest_of", "files_below", "fingerprints",
-    "folders_in", "glob", "is_local", "join", "open_read", "read_bytes", "read_rows", "read_table", "read_version",
+    "folders_in", "glob", "is_local", "join", "open_read", "read_bytes", "read_if_there", "read_many", "read_rows", "read_table", "read_version",
     "size", "static_root", "write_bytes", "write_if", "write_table",
 ]  # fmt: skip

@@ -16,12 +16,15 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from pipeline.storage.object_store import Object
 
+_Result = TypeVar("_Result")
+
+_READS = 16  # at a time
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -163,6 +166,25 @@ def read_bytes(uri: str) -> bytes:
     """The whole content of a small file."""
     with open_read(uri) as file:
         return file.read()
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """The whole content of a small file; None if there is none: one request fewer than to ask first."""
+    try:
+        return read_bytes(uri)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def read_many(uris: Iterable[str], read: Callable[[str], _Result] = read_bytes) -> Iterator[_Result]:
+    """The content of files in their order, some of them read at a time: what takes the time is the way to the storage.
+
+    Args:
+        uris: of the files.
+        read: what reads one of them.
+    """
+    with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+        yield from pool.map(read, uris)
 
 
 @contextlib.contextmanager

@@ -11,51 +11,62 @@ import collections
 import json
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.config import Config
 from pipeline.elements import Rejected
+from pipeline.errors import TooManyRejectedError
 from pipeline.planning.image_rows import IMAGES_SCHEMA, read_images
 from pipeline.shards.receipts import Sums
+from pipeline.versions.manifest import Accounts
 
 
-class Accounts(NamedTuple):
-    """The totals of a build.
+def images_allowed(accounts: Accounts, max_rejected: float) -> int:
+    """Images that may have rejections: the configured share, but one in any case unless it is 0."""
+    return max(1, math.floor(max_rejected * accounts.images)) if max_rejected else 0
 
-    Attributes:
-        images, images_rejected: images found, and those of them with a rejection of the whole or of a part.
-        planned, written, filtered, rejected: patches.
-        filters: score -> patches that were left out because of it.
-        reasons: reason code -> rows of ``rejected.jsonl``.
-        split_images: split -> images that were planned.
+
+def check_budget(accounts: Accounts, max_rejected: float, counters: dict[str, int], folder: str) -> None:
+    """Refuses a build in which too much was rejected.
+
+    Args:
+        accounts: the totals of the build.
+        max_rejected: the configured share of the images.
+        counters: what the build did.
+        folder: of the version, for the message.
+
+    Raises:
+        TooManyRejectedError: if more images had rejections than are allowed, or no patch was written.
     """
+    where = f"see {storage.join(folder, 'rejected.jsonl')}"
+    reasons = ", ".join(f"{count} x {reason}" for reason, count in accounts.reasons.items())
+    if not accounts.written:
+        left_out = f", {accounts.filtered} patches filtered" if accounts.filtered else ""
+        raise TooManyRejectedError(
+            f"no patch was written: {accounts.images} images, {reasons or 'no rejections'}{left_out}; {where}",
+            accounts,
+            counters,
+        )
+    allowed = images_allowed(accounts, max_rejected)
+    if accounts.images_rejected > allowed:
+        raise TooManyRejectedError(
+            f"{accounts.images_rejected} of {accounts.images} images have rejections ({reasons}), and max_rejected: "
+            f"{max_rejected:g} allows {allowed}; {where}. Nothing was published; after the repair, or with a higher "
+            "max_rejected, the same command takes over the shards that are finished",
+            accounts,
+            counters,
+        )
 
-    images: int
-    images_rejected: int
-    planned: int
-    written: int
-    filtered: int
-    rejected: int
-    filters: dict[str, int]
-    reasons: dict[str, int]
-    split_images: dict[str, int]
 
-    def allowed(self, config: Config) -> int:
-        """Images that may have rejections: the configured share, but one in any case unless it is 0."""
-        return max(1, math.floor(config.max_rejected * self.images)) if config.max_rejected else 0
-
-
-def reconcile(folder: str, work: str, config: Config, images: int, totals: Mapping[str, Sums]) -> Accounts:
+def reconcile(folder: str, work: str, level: int, images: int, totals: Mapping[str, Sums]) -> Accounts:
     """Writes ``images.parquet`` and ``rejected.jsonl`` below ``folder``, and adds everything up.
 
     Args:
         folder: of the version.
         work: where its workers left their parts.
-        config: the build.
+        level: of the pyramids, as it was asked for.
         images: number of images of the listing.
         totals: split -> what its shards add up to.
 
@@ -66,7 +77,7 @@ def reconcile(folder: str, work: str, config: Config, images: int, totals: Mappi
     table = _balance(read_images(work, images), shards)
     storage.write_table(storage.join(folder, "images.parquet"), table)
     whole = [
-        Rejected("inspect", row["reason"], row["message"], row["image_id"], config.input.level)
+        Rejected("inspect", row["reason"], row["message"], row["image_id"], level)
         for row in table.filter(table["reason"].is_valid()).select(["image_id", "reason", "message"]).to_pylist()
     ]
     rows = sorted(whole + [row for split in totals.values() for row in split.rejected])

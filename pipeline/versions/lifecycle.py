@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import re
 import time
-from typing import Any
+from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.elements import FORMAT, READABLE
-from pipeline.errors import DatasetError
+from pipeline.elements import FORMAT
+from pipeline.errors import DatasetError, FormatError
 from pipeline.versions.lease import Lease, utc
+from pipeline.versions.manifest import MANIFEST, Manifest, format_of, read_manifest
 
-MANIFEST = "manifest.json"
 WORK = "work"
 _STARTED = f"{WORK}/build.json"
 _PUBLISHED = "published.jsonl"
@@ -30,152 +29,133 @@ _TIME = "%Y%m%dT%H%M%SZ"
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 
 
-def folder_of(out: str, name: str) -> str:
-    """Where a version lies."""
-    return storage.join(out, "versions", name)
+class Version(NamedTuple):
+    """A version of an output: complete, being built, or left unfinished.
+
+    Attributes:
+        output: the folder of all versions.
+        name: the time at which it was begun and a digest; names sort as the versions follow each other.
+    """
+
+    output: str
+    name: str
+
+    @property
+    def folder(self) -> str:
+        """Where it lies."""
+        return storage.join(self.output, "versions", self.name)
+
+    @property
+    def work(self) -> str:
+        """Where its build keeps what it needs until the version is published."""
+        return storage.join(self.folder, WORK)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Its manifest, read now; None if it is not complete. Raises what ``read_manifest`` raises."""
+        return read_manifest(self.folder)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has a manifest, asked now."""
+        return bool(_NAME.fullmatch(self.name)) and storage.size(storage.join(self.folder, MANIFEST)) is not None
 
 
-def latest(out: str) -> str | None:
-    """Name of the published version; None before the first.
+def latest(output: str) -> Version | None:
+    """The published version; None before the first.
 
     Raises:
         DatasetError: if the pointer does not hold a name of a version.
     """
-    path = storage.join(out, "LATEST")
-    if storage.size(path) is None:
+    path = storage.join(output, "LATEST")
+    data = storage.read_if_there(path)
+    if data is None:
         return None
-    name = storage.read_bytes(path).decode(errors="replace").strip()
+    name = data.decode(errors="replace").strip()
     if not _NAME.fullmatch(name):
-        raise DatasetError(f"{path}: {name!r} is no name of a version; write one of {out}/versions into it")
-    return name
+        raise DatasetError(f"{path}: {name!r} is no name of a version; write one of {output}/versions into it")
+    return Version(output, name)
 
 
-def read_manifest(folder: str) -> dict[str, Any] | None:
-    """The manifest of a version; None if the version is not complete.
-
-    Raises:
-        DatasetError: if it is not what was written there.
-    """
-    path = storage.join(folder, MANIFEST)
-    if storage.size(path) is None:
-        return None
-    try:
-        manifest = json.loads(storage.read_bytes(path))
-        whole = manifest.get("format") not in READABLE or manifest.get("checksum") == _checksum(manifest)
-    except (ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise DatasetError(
-            f"{path}: was changed after it was written, its checksum is another one; restore it, publish another "
-            "version (patchbeam versions lists them), or build from nothing with --fresh"
-        )
-    return manifest
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    content = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def check_format(out: str) -> None:
+def check_format(output: str) -> None:
     """Refuses an output whose published version was made by a newer patchbeam.
 
     Raises:
-        DatasetError: for one that was.
+        FormatError: for one that was.
     """
-    name = latest(out)
-    path = storage.join(folder_of(out, name), MANIFEST) if name else ""
-    if not name or storage.size(path) is None:
-        return
-    written = None
-    with contextlib.suppress(ValueError, AttributeError):  # read_manifest complains of that
-        written = json.loads(storage.read_bytes(path)).get("format")
-    if isinstance(written, int) and written > FORMAT:
-        raise DatasetError(
-            f"{path}: has format {written}, this patchbeam writes format {FORMAT} and would hide it from its readers; "
-            "install a newer one, or choose another output.path"
+    version = latest(output)
+    written = format_of(version.folder) if version else None
+    if version and written is not None and written > FORMAT:
+        raise FormatError(
+            f"{version.folder}/{MANIFEST}: has format {written}, this patchbeam writes format {FORMAT} and would hide it "
+            "from its readers; install a newer one, or choose another output.path"
         )
 
 
-def begin(out: str, content_digest: str, identity: str) -> tuple[str, bool]:
+def begin(output: str, content_digest: str, identity: str) -> tuple[Version, bool]:
     """The version to build in: the one that a build of the same configuration left unfinished, else a new one.
 
     What other builds left unfinished is removed. To be called while holding the lease of the output.
 
     Args:
-        out: the output.
+        output: the folder of all versions.
         content_digest: of the configuration.
         identity: digest of the configuration and the images, for the name of a new version.
 
     Returns:
-        (name, whether it is resumed)
+        (the version, whether it is resumed)
     """
-    _sweep(out)
-    unfinished, names = [], _names(out)
-    for name in names:
-        folder = folder_of(out, name)
-        if is_complete(out, name):
-            if storage.size(storage.join(folder, _STARTED)) is not None:
-                _delete_below(folder, f"{WORK}/")
-        elif _content_digest(folder) == content_digest:
-            unfinished.append(name)
+    _sweep(output)
+    unfinished, versions = [], _versions(output)
+    for version in versions:
+        if version.is_complete:
+            if storage.size(storage.join(version.folder, _STARTED)) is not None:
+                _delete_below(version.folder, f"{WORK}/")
+        elif _content_digest(version) == content_digest:
+            unfinished.append(version)
         else:
-            _delete_below(folder, "")
+            _delete_below(version.folder, "")
     if unfinished:
         return max(unfinished), True
-    name = f"{_next_time(names)}-{identity[:8]}"
+    version = Version(output, f"{_next_time(versions)}-{identity[:8]}")
     started = json.dumps({"content_digest": content_digest}).encode()
-    storage.write_bytes(storage.join(folder_of(out, name), _STARTED), started)
-    return name, False
+    storage.write_bytes(storage.join(version.folder, _STARTED), started)
+    return version, False
 
 
-def _next_time(names: list[str]) -> str:
+def _next_time(versions: list[Version]) -> str:
     """Now, but after the newest version: names sort as the versions follow each other, whatever the clock says."""
     now = datetime.datetime.now(datetime.UTC)
-    if names:
-        newest = datetime.datetime.strptime(max(names)[:16], _TIME).replace(tzinfo=datetime.UTC)
+    if versions:
+        newest = datetime.datetime.strptime(max(versions).name[:16], _TIME).replace(tzinfo=datetime.UTC)
         now = max(now, newest + datetime.timedelta(seconds=1))
     return now.strftime(_TIME)
 
 
-def _sweep(out: str) -> None:
+def _sweep(output: str) -> None:
     """Removes what writers that were killed left beside the versions."""
-    if storage.is_local(out):
-        for entry in list(os.scandir(out)) if os.path.isdir(out) else ():
+    if storage.is_local(output):
+        for entry in list(os.scandir(output)) if os.path.isdir(output) else ():
             if entry.name.startswith(".tmp-") and entry.is_file():
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(entry.path)
 
 
-def unfinished(out: str) -> str | None:
-    """Name of the newest version that is being built, or was and is not complete; None if there is none."""
-    return next((name for name in reversed(_names(out)) if not is_complete(out, name)), None)
+def unfinished(output: str) -> Version | None:
+    """The newest version that is being built, or that a build left unfinished; None if there is none."""
+    return next((version for version in reversed(_versions(output)) if not version.is_complete), None)
 
 
-def complete_versions(out: str) -> list[str]:
-    """Names of the versions that are complete, published or not, from the oldest to the newest."""
-    return [name for name in _names(out) if is_complete(out, name)]
+def complete_versions(output: str) -> list[Version]:
+    """The versions that are complete, published or not, from the oldest to the newest."""
+    return [version for version in _versions(output) if version.is_complete]
 
 
-def is_complete(out: str, name: str) -> bool:
-    """Whether this is a version with a manifest."""
-    return bool(_NAME.fullmatch(name)) and storage.size(storage.join(folder_of(out, name), MANIFEST)) is not None
-
-
-def complete(out: str, name: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Makes a version complete: writes its manifest, with its checksum; returns it."""
-    manifest = manifest | {"checksum": _checksum(manifest)}
-    path = storage.join(folder_of(out, name), MANIFEST)
-    storage.write_bytes(path, (json.dumps(manifest, indent=1) + "\n").encode())
-    return manifest
-
-
-def publish(out: str, name: str, held: Lease, by: str = "build", withdrawn: str | None = None) -> None:
+def publish(version: Version, held: Lease, by: str = "build", withdrawn: Version | None = None) -> None:
     """Makes a complete version the latest one, and notes in ``published.jsonl`` that it is.
 
     Args:
-        out: the output.
-        name: of the version.
+        version: which one.
         held: the lease of the output.
         by: the command.
         withdrawn: the version that it replaces because something is wrong with that one.
@@ -183,60 +163,59 @@ def publish(out: str, name: str, held: Lease, by: str = "build", withdrawn: str 
     Raises:
         LeaseLostError: if the lease is lost, or the pointer was moved by somebody else.
     """
-    held.publish(name)
-    entry = {"version": name, "time": utc(time.time()), "by": by}
-    note = json.dumps(entry | ({"withdrawn": withdrawn} if withdrawn else {})) + "\n"
-    path = storage.join(out, _PUBLISHED)
-    before = storage.read_bytes(path) if storage.size(path) is not None else b""
-    storage.write_bytes(path, before + note.encode())
-    _delete_below(folder_of(out, name), f"{WORK}/")
+    held.publish(version.name)
+    entry = {"version": version.name, "time": utc(time.time()), "by": by}
+    note = json.dumps(entry | ({"withdrawn": withdrawn.name} if withdrawn else {})) + "\n"
+    path = storage.join(version.output, _PUBLISHED)
+    storage.write_bytes(path, (storage.read_if_there(path) or b"") + note.encode())
+    _delete_below(version.folder, f"{WORK}/")
 
 
-def publications(out: str) -> list[dict[str, str]]:
+def publications(output: str) -> list[dict[str, str]]:
     """What was published, from the first to the last: ``version``, ``time``, ``by`` and perhaps ``withdrawn``."""
-    path = storage.join(out, _PUBLISHED)
-    lines = storage.read_bytes(path).splitlines() if storage.size(path) is not None else []
-    notes = [json.loads(line) for line in lines]
-    name = latest(out)
-    if name and (not notes or notes[-1]["version"] != name):  # moved by hand, or by a build that was killed right then
-        notes.append({"version": name, "time": "", "by": ""})
+    lines = (storage.read_if_there(storage.join(output, _PUBLISHED)) or b"").splitlines()
+    notes: list[dict[str, str]] = [json.loads(line) for line in lines]
+    now = latest(output)
+    if now and (not notes or notes[-1]["version"] != now.name):  # moved by hand, or by a build killed right then
+        notes.append({"version": now.name, "time": "", "by": ""})
     return notes
 
 
-def withdrawn(out: str) -> dict[str, str]:
-    """Versions that were taken back and not published again since -> when."""
+def withdrawn(output: str) -> dict[str, str]:
+    """Names of the versions that were taken back and not published again since -> when."""
     found: dict[str, str] = {}
-    for note in publications(out):
+    for note in publications(output):
         found.pop(note["version"], None)
         if "withdrawn" in note:
             found[note["withdrawn"]] = note["time"]
     return found
 
 
-def keep_only(folder: str, wanted: set[str]) -> None:
+def keep_only(version: Version, wanted: set[str]) -> None:
     """Removes every file of an unpublished version that is neither ``wanted`` nor below ``work``."""
-    for below in storage.files_below(folder):
+    for below in storage.files_below(version.folder):
         if below not in wanted and not below.startswith(f"{WORK}/"):
-            storage.delete(storage.join(folder, below))
+            storage.delete(storage.join(version.folder, below))
 
 
-def _names(out: str) -> list[str]:
-    """Names of all versions, complete or not, from the oldest to the newest."""
-    return [name for name in storage.folders_in(storage.join(out, "versions")) if _NAME.fullmatch(name)]
+def _versions(output: str) -> list[Version]:
+    """All versions, complete or not, from the oldest to the newest."""
+    names = storage.folders_in(storage.join(output, "versions"))
+    return [Version(output, name) for name in names if _NAME.fullmatch(name)]
 
 
-def _content_digest(folder: str) -> str | None:
+def _content_digest(version: Version) -> str | None:
     try:
-        return json.loads(storage.read_bytes(storage.join(folder, _STARTED)))["content_digest"]
+        digest: str = json.loads(storage.read_bytes(storage.join(version.folder, _STARTED)))["content_digest"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+    return digest
 
 
-def remove(out: str, name: str) -> None:
+def remove(version: Version) -> None:
     """Removes a version; what dies in the middle leaves it incomplete, and the next build removes the rest."""
-    folder = folder_of(out, name)
-    storage.delete(storage.join(folder, MANIFEST))
-    _delete_below(folder, "")
+    storage.delete(storage.join(version.folder, MANIFEST))
+    _delete_below(version.folder, "")
 
 
 def _delete_below(folder: str, prefix: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import json
 import threading
@@ -14,7 +13,6 @@ from pipeline import storage
 from pipeline.planning.plan_shards import read_plan
 
 _INTERVAL_S = 1.0
-_READS = 16
 
 
 class Progress(NamedTuple):
@@ -71,8 +69,7 @@ class Receipts:
         """(shards, patches, rejected windows) so far."""
         names = (name for name in storage.files_below(self._folder) if name.endswith(".json") and name[0] != ".")
         new = [name for name in names if name not in self._seen]
-        with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-            self._seen.update(zip(new, pool.map(self._read, new)))
+        self._seen.update(zip(new, storage.read_many(new, self._read)))
         patches, rejected = (sum(column) for column in zip(*self._seen.values(), (0, 0)))
         return len(self._seen), patches, rejected
 
