@@ -11,7 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+from pipeline.errors import Unreadable
 
 _Result = TypeVar("_Result")
 
@@ -51,6 +53,46 @@ def in_order(function: Callable[..., _Result], items: Iterable[tuple[Any, ...]],
     finally:
         for future in running:
             future.cancel()
+
+
+class Once(Generic[_Result]):
+    """A value that is made at the first call, or the reason why not, for all threads.
+
+    >>> once = Once(lambda: [3])
+    >>> once() is once()
+    True
+    """
+
+    def __init__(self, make: Callable[[], _Result]):
+        self._make: Callable[[], _Result] = make
+        self._lock = threading.RLock()
+        self._made: list[_Result] = []
+        self._error: Unreadable | None = None
+
+    def __call__(self) -> _Result:
+        """The value.
+
+        Raises:
+            Unreadable: the same each time.
+        """
+        with self._lock:
+            if not self._made and self._error is None:
+                try:
+                    self._made.append(self._make())
+                except Unreadable as error:
+                    self._error = error
+            if self._error is not None:
+                raise self._error
+            return self._made[0]
+
+    @property
+    def was_made(self) -> bool:
+        """Whether there is a value."""
+        return bool(self._made)
+
+    def forget(self) -> None:
+        """Gives its memory back."""
+        self._made.clear()
 
 
 class Turns:

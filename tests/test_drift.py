@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from pipeline.dataset.drift import infinity_norm, jensen_shannon_divergence, to_proto
+from pipeline.dataset.drift import features_of, infinity_norm, jensen_shannon_divergence
 from transforms import pixel_statistics
 
 
@@ -18,29 +18,24 @@ def statistics(pixels=None, labels=None):
 
 def features(*args):
     pixels = args[0]
-    count = 0 if pixels is None else pixels[..., 0].size
-    return {feature.path.step[0]: feature for feature in to_proto(statistics(*args) | {"patches": 1}, count).features}
+    return features_of(statistics(*args) | {"patches": 1}, 0 if pixels is None else pixels[..., 0].size)
 
 
 def of_histogram(edges, counts):
     described = {"edges": edges, "counts": counts}
-    channel = {"count": sum(counts), "mean": 0, "std": 1, "min": 0, "max": 1, "quantiles": {"0.5": 0}}
-    split = {"patches": 1, "labels": {}, "channels": [channel | {"histogram": described}]}
-    return to_proto(split, sum(counts)).features[0]
+    channel = {"count": sum(counts), "mean": 0, "std": 1, "histogram": described}
+    return features_of({"patches": 1, "labels": {}, "channels": [channel]}, sum(counts))["channel_0"]
 
 
-def test_the_protos_hold_the_statistics():
+def test_features_are_what_the_statistics_say():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 2)).astype(np.uint8)
     found = features(pixels, {"b": 4, "a": 3})
     assert list(found) == ["channel_0", "channel_1", "label"]
-    numbers = found["channel_1"].num_stats
-    assert (numbers.mean, numbers.std_dev) == pytest.approx((pixels[..., 1].mean(), pixels[..., 1].std()))
-    assert (numbers.min, numbers.max) == (pixels[..., 1].min(), pixels[..., 1].max())
-    assert [bucket.sample_count for bucket in numbers.histograms[0].buckets] == np.bincount(
-        pixels[..., 1].ravel(), minlength=256
-    ).tolist()
-    ranks = found["label"].string_stats.rank_histogram.buckets
-    assert [(bucket.label, bucket.sample_count, bucket.low_rank) for bucket in ranks] == [("b", 4, 0), ("a", 3, 1)]
+    channel = found["channel_1"]
+    assert (channel.mean, channel.std) == pytest.approx((pixels[..., 1].mean(), pixels[..., 1].std()))
+    assert channel.counts.tolist() == np.bincount(pixels[..., 1].ravel(), minlength=256).tolist()
+    assert (channel.edges[0], channel.edges[-1], channel.missing) == (0, 256, 0)
+    assert found["label"].counts == {"b": 4, "a": 3}
 
 
 def test_the_divergence_of_pixels_is_that_of_scipy():

@@ -36,11 +36,12 @@ import tensorflow as tf
 
 from transforms import stain
 from transforms.compiled import Compiled
+from transforms.pixels import LUMA
 
 _BATCH = 8
 _ONE = 1 << 14  # coefficients are multiples of its inverse
 _DENSITY_STEPS = 1 << 10  # of the table from densities to values, for each unit
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # NTSC, 1953
+_TO_YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # NTSC, 1953
 
 
 class Ranges(NamedTuple):

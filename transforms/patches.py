@@ -64,12 +64,7 @@ def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode, margin: int) -> t
 
 
 def make_cutter(
-    size: tuple[int, int],
-    channels: int,
-    dtype: str,
-    pad_value: float = 0,
-    jit_compile: bool = False,
-    dilation: tuple[int, int] = (1, 1),
+    size: tuple[int, int], channels: int, dtype: str, pad_value: float = 0, dilation: tuple[int, int] = (1, 1)
 ) -> tf.types.experimental.PolymorphicFunction:
     """Returns the traced function behind :func:`cut`: one trace serves windows and patch counts of all sizes.
 
@@ -78,7 +73,6 @@ def make_cutter(
         channels: channels of the image.
         dtype: NumPy name of its dtype, e.g. ``"uint16"``.
         pad_value: what ``constant`` padding fills in.
-        jit_compile: compile with XLA, once for each window shape; for windows of one fixed size.
         dilation: pixels from one pixel of a patch to the next, down and across.
 
     Returns:
@@ -86,62 +80,72 @@ def make_cutter(
         with the int32 vectors of :class:`WindowPlan`.
     """
     kind = tf.dtypes.as_dtype(dtype)
-    patch = tf.TensorSpec([*size, channels], kind)
+    constant = np.asarray(pad_value, dtype)
     signature = [tf.TensorSpec([None, None, channels], kind)] + 4 * [tf.TensorSpec([None], tf.int32)]
 
-    def pick(window, index, axis):
-        filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
-        inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
-        return tf.where(inside, filled, tf.constant(np.asarray(pad_value, dtype)))
-
-    def fill(window, index, axis):
-        """The first run of neighbours, all of the window but for tiny images, as one copy; the rest one by one."""
-        follows = (index[1:] == index[:-1] + 1) & (index[:-1] >= 0)
-        first = tf.argmax(follows, output_type=tf.int32)
-        length = tf.reduce_sum(tf.math.cumprod(tf.cast(follows[first:], tf.int32))) + 1
-        length = tf.where(tf.reduce_any(follows), length, 0)
-        start, shape = tf.where(length > 0, index[first], 0), tf.shape(window)
-        if axis == 0:
-            core = tf.slice(window, [start, 0, 0], [length, shape[1], channels])
-        else:
-            core = tf.slice(window, [0, start, 0], [shape[0], length, channels])
-        before, after = index[:first], index[first + length :]
-        return tf.concat([pick(window, before, axis), core, pick(window, after, axis)], axis)
-
-    def side_by_side(window, rows, cols):
-        """One copy, where the general way takes two."""
-        window = window[: tf.size(rows) * size[0], : tf.size(cols) * size[1]]
-        parts = tf.reshape(window, [tf.size(rows), size[0], tf.size(cols), size[1], channels])
-        return tf.reshape(tf.transpose(parts, [0, 2, 1, 3, 4]), [-1, *patch.shape])
-
-    def anywhere(window, rows, cols):
-        corners = tf.reshape(tf.stack(tf.meshgrid(rows, cols, indexing="ij"), axis=-1), [-1, 2])
-        if dilation == (1, 1):
-            slice_at = lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape)
-        else:
-            down, across = (tf.range(size[axis]) * dilation[axis] for axis in (0, 1))
-            slice_at = lambda corner: tf.gather(tf.gather(window, corner[0] + down), corner[1] + across, axis=1)
-        return tf.map_fn(slice_at, corners, fn_output_signature=patch)
-
-    def counts(index, step=1):
-        return tf.reduce_all(tf.equal(index, step * tf.range(tf.size(index))))
-
-    if jit_compile:  # XLA wants one shape from both branches of a condition, and fuses the gathers anyway
-
-        @tf.function(jit_compile=True)
-        def cut_window(window, row_fill, col_fill, rows, cols):
-            return anywhere(pick(pick(window, row_fill, 0), col_fill, 1), rows, cols)
-
-    else:
-
-        @tf.function(input_signature=signature)
-        def cut_window(window, row_fill, col_fill, rows, cols):
-            window = tf.cond(counts(row_fill), lambda: window, lambda: fill(window, row_fill, 0))
-            window = tf.cond(counts(col_fill), lambda: window, lambda: fill(window, col_fill, 1))
-            regular = counts(rows, size[0]) & counts(cols, size[1]) & (dilation == (1, 1))
-            return tf.cond(regular, lambda: side_by_side(window, rows, cols), lambda: anywhere(window, rows, cols))
+    @tf.function(input_signature=signature)
+    def cut_window(
+        window: tf.Tensor, row_fill: tf.Tensor, col_fill: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor
+    ) -> tf.Tensor:
+        window = tf.cond(_counts(row_fill), lambda: window, lambda: _fill(window, row_fill, 0, constant))
+        window = tf.cond(_counts(col_fill), lambda: window, lambda: _fill(window, col_fill, 1, constant))
+        regular = _counts(rows, size[0]) & _counts(cols, size[1]) & (dilation == (1, 1))
+        return tf.cond(
+            regular,
+            lambda: _side_by_side(window, rows, cols, size),
+            lambda: _anywhere(window, rows, cols, size, dilation),
+        )
 
     return cut_window
+
+
+def _counts(index: tf.Tensor, step: int = 1) -> tf.Tensor:
+    """Whether a vector counts up from 0 in steps."""
+    return tf.reduce_all(tf.equal(index, step * tf.range(tf.size(index))))
+
+
+def _pick(window: tf.Tensor, index: tf.Tensor, axis: int, constant: np.ndarray) -> tf.Tensor:
+    """The rows or columns of a window behind an index, and the constant where it is -1."""
+    filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
+    inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
+    return tf.where(inside, filled, tf.constant(constant))
+
+
+def _fill(window: tf.Tensor, index: tf.Tensor, axis: int, constant: np.ndarray) -> tf.Tensor:
+    """The first run of neighbours, all of the window but for tiny images, as one copy; the rest one by one."""
+    follows = (index[1:] == index[:-1] + 1) & (index[:-1] >= 0)
+    first = tf.argmax(follows, output_type=tf.int32)
+    length = tf.reduce_sum(tf.math.cumprod(tf.cast(follows[first:], tf.int32))) + 1
+    length = tf.where(tf.reduce_any(follows), length, 0)
+    start, shape = tf.where(length > 0, index[first], 0), tf.shape(window)
+    if axis == 0:
+        core = tf.slice(window, [start, 0, 0], [length, shape[1], window.shape[-1]])
+    else:
+        core = tf.slice(window, [0, start, 0], [shape[0], length, window.shape[-1]])
+    before, after = index[:first], index[first + length :]
+    return tf.concat([_pick(window, before, axis, constant), core, _pick(window, after, axis, constant)], axis)
+
+
+def _side_by_side(window: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Patches without gaps or overlap in one copy, where the general way takes two."""
+    channels = window.shape[-1]
+    window = window[: tf.size(rows) * size[0], : tf.size(cols) * size[1]]
+    parts = tf.reshape(window, [tf.size(rows), size[0], tf.size(cols), size[1], channels])
+    return tf.reshape(tf.transpose(parts, [0, 2, 1, 3, 4]), [-1, *size, channels])
+
+
+def _anywhere(
+    window: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor, size: tuple[int, int], dilation: tuple[int, int]
+) -> tf.Tensor:
+    """Patches at every row with every column."""
+    patch = tf.TensorSpec([*size, window.shape[-1]], window.dtype)
+    corners = tf.reshape(tf.stack(tf.meshgrid(rows, cols, indexing="ij"), axis=-1), [-1, 2])
+    if dilation == (1, 1):
+        slice_at = lambda corner: tf.slice(window, [corner[0], corner[1], 0], patch.shape)
+    else:
+        down, across = (tf.range(size[axis]) * dilation[axis] for axis in (0, 1))
+        slice_at = lambda corner: tf.gather(tf.gather(window, corner[0] + down), corner[1] + across, axis=1)
+    return tf.map_fn(slice_at, corners, fn_output_signature=patch)
 
 
 def cut(cutter: tf.types.experimental.PolymorphicFunction, window: np.ndarray, plan: WindowPlan) -> np.ndarray:

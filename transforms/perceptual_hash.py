@@ -12,6 +12,8 @@ import itertools
 
 import numpy as np
 
+from transforms.pixels import LUMA
+
 CELLS = (8, 9)
 _MARGIN = 0.01  # of the contrast of the picture
 _FLAT = 1e-6  # contrast that is rounding
@@ -42,7 +44,7 @@ def cell_shares(first: int, length: int, step: int, extent: int, cells: int) -> 
 
 def luma_or_mean(patch: np.ndarray) -> np.ndarray:
     """``[H, W, C]`` -> ``[H, W]`` float64: of three channels the luma of ITU-R BT.601, else their mean."""
-    weights = [0.299, 0.587, 0.114] if patch.shape[-1] == 3 else np.full(patch.shape[-1], 1 / patch.shape[-1])
+    weights = LUMA if patch.shape[-1] == 3 else np.full(patch.shape[-1], 1 / patch.shape[-1])
     return np.nan_to_num(patch.astype(np.float64)) @ np.asarray(weights)
 
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-# ITU-R BT.601 luma in 1/65536, the weights of Pillow's and libjpeg's grey.
-_LUMA = (19595, 38470, 7471)
+# Weights of red, green and blue in the luma of ITU-R BT.601, which Pillow's and libjpeg's grey is.
+LUMA = (0.299, 0.587, 0.114)
 # Channels that carry the colour; what follows is alpha or has a meaning of its own.
 COLOUR_CHANNELS = {"gray": 1, "rgb": 3, "cmyk": 4}
+
+
+def luma_weights(bits: int) -> tuple[int, int, int]:
+    """The weights of the luma as integers that add up to ``2 ** bits``.
+
+    >>> luma_weights(16), luma_weights(8)
+    ((19595, 38470, 7471), (77, 150, 29))
+    """
+    red, green, blue = (round(weight * (1 << bits)) for weight in LUMA)
+    return red, green, blue
 
 
 def to_rgb(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
@@ -44,9 +54,11 @@ def to_gray(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
         return pixels[..., :1]
     rgb = to_rgb(pixels, colour, limit)
     if rgb.dtype.kind == "u" and rgb.dtype.itemsize <= 2:
-        luma = rgb.astype(np.uint32) @ np.array(_LUMA, np.uint32)[:, None]  # 65535 * 65536 + 0x8000 still fits
+        luma = (
+            rgb.astype(np.uint32) @ np.array(luma_weights(16), np.uint32)[:, None]
+        )  # 65535 * 65536 + 0x8000 still fits
         return ((luma + 0x8000) >> 16).astype(rgb.dtype)
-    exact = rgb.astype(np.float64) @ np.array(_LUMA)[:, None] / 65536
+    exact = rgb.astype(np.float64) @ np.array(luma_weights(16))[:, None] / 65536
     return (np.rint(exact) if rgb.dtype.kind in "iu" else exact).astype(rgb.dtype)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from transforms.compiled import Compiled
+from transforms.pixels import luma_weights
 
 ROWS = 8
 _COLUMNS = 64  # of entropy and clipping
@@ -173,8 +174,8 @@ def _grey(values: tf.Tensor) -> tf.Tensor:
     """int32: of RGB the luma of ITU-R BT.601, else the mean of the channels, rounded down."""
     channels = [tf.cast(channel, tf.int32) for channel in tf.unstack(values, axis=-1)]
     if len(channels) == 3:
-        red, green, blue = channels
-        return tf.bitwise.right_shift(77 * red + 150 * green + 29 * blue + 128, 8)
+        weighted = [weight * channel for weight, channel in zip(luma_weights(8), channels)]
+        return tf.bitwise.right_shift(tf.add_n(weighted) + 128, 8)
     return tf.add_n(channels) // len(channels)
 
 

@@ -389,8 +389,8 @@ class Augment(_Section):
 
     copies: Annotated[Count, PIXELS, about("Changed copies of every training patch.")] = 1
     original: Annotated[bool, PIXELS, about("Whether the patch itself is kept beside its copies.")] = True
-    flip: Annotated[bool, PIXELS, about("Mirror left and right in half of the copies.")] = False
-    quarter_turns: Annotated[bool, PIXELS, about("Turn by 0, 90, 180 or 270 degrees.")] = False
+    flip: Annotated[bool, PIXELS, about("Flip rows, columns, both or none.")] = False
+    quarter_turns: Annotated[bool, PIXELS, about("Turn by 0, 90, 180 or 270 degrees; for square patches.")] = False
     rotation: Annotated[
         Annotated[Number, Field(ge=0, le=180)], PIXELS, about("Turn by up to so many degrees either way.")
     ] = 0
@@ -400,11 +400,13 @@ class Augment(_Section):
         about("Standard deviation of a Gaussian blur, at most, in pixels."),
     ] = 0
     stain: Annotated[
-        Annotated[Number, Field(ge=0, lt=1)], PIXELS, about("Change of the amounts of stain (HED), as a fraction.")
+        Annotated[Number, Field(ge=0, lt=1)],
+        PIXELS,
+        about("Factors of up to 1 ± this on the amounts of HED stains, and shifts of up to ± this in density."),
     ] = 0
-    brightness: Annotated[Share, PIXELS, about("Change of brightness, as a fraction of the range.")] = 0
-    contrast: Annotated[Share, PIXELS, about("Change of contrast, as a fraction.")] = 0
-    saturation: Annotated[Share, PIXELS, about("Change of saturation, as a fraction.")] = 0
+    brightness: Annotated[Share, PIXELS, about("Added to all values, up to this fraction of the range either way.")] = 0
+    contrast: Annotated[Share, PIXELS, about("Factors of up to 1 ± this.")] = 0
+    saturation: Annotated[Share, PIXELS, about("Factors of up to 1 ± this.")] = 0
     hue: Annotated[Annotated[Number, Field(ge=0, le=180)], PIXELS, about("Change of hue in degrees, either way.")] = 0
     noise: Annotated[
         Share, PIXELS, about("Standard deviation of Gaussian noise, at most, as a fraction of the range.")

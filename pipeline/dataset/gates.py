@@ -24,17 +24,15 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tensorflow_metadata.proto.v0 import statistics_pb2
-
 from pipeline import storage
 from pipeline.config import Bounds, Distances, Drift, Gates
-from pipeline.dataset.drift import CHANNEL, LABEL, Feature, infinity_norm, jensen_shannon_divergence, to_proto
+from pipeline.dataset.drift import Channel, Labels, features_of, infinity_norm, jensen_shannon_divergence
 from pipeline.dataset.reading import Dataset, open_dataset
 from pipeline.parallel import cores
 from pipeline.versions.manifest import Verdict
 
 _SHOWN = 3
-_Splits = Mapping[str, statistics_pb2.DatasetFeatureStatistics]
+_Splits = Mapping[str, Mapping[str, Channel | Labels]]
 
 
 def judge(new: Dataset, published: str | None, gates: Gates) -> list[Verdict]:
@@ -123,9 +121,9 @@ def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Ver
     for name, bounds, count in bounded:
         yield _within(name, bounds, *(dict(count(splits)) for splits in statistics))
     height, width = new.config.patch.size
-    protos = [{split: to_proto(one, height * width) for split, one in splits.items()} for splits in statistics]
+    features = [{split: features_of(one, height * width) for split, one in splits.items()} for splits in statistics]
     for name, limit, kind, distance in limits:
-        yield _near(name, limit, _distances(kind, distance, *protos))
+        yield _near(name, limit, _distances(kind, distance, *features))
 
 
 def _patches(splits: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -149,8 +147,8 @@ def _within(gate: str, bounds: Bounds, new: dict[str, int], old: dict[str, int])
     return _verdict(gate, not outside, said, {name: ratios[name] for name in (*ends[:1], *ends[-1:])})
 
 
-# Of two features: how far they are apart, and in what, if that is known.
-_Distance = Callable[[Feature, Feature], tuple[float, str]]
+# How far two features are apart, and in what, if that is known.
+_Distance = Callable[[Any, Any], tuple[float, str]]
 _GONE = float("inf")
 
 
@@ -160,31 +158,30 @@ def _limits(gates: Gates) -> Iterator[tuple[str, float, str, _Distance]]:
     labels = drift.labels or Distances()
     divergence: _Distance = lambda a, b: (jensen_shannon_divergence(a, b), "")
     every: list[tuple[str, float | None, str, _Distance]] = [
-        ("drift.mean", drift.mean, CHANNEL, lambda a, b: _moved(a.num_stats.mean, b.num_stats.mean, b)),
-        ("drift.std", drift.std, CHANNEL, lambda a, b: _moved(a.num_stats.std_dev, b.num_stats.std_dev, b)),
-        ("drift.jensen_shannon_divergence", drift.jensen_shannon_divergence, CHANNEL, divergence),
-        ("drift.labels.infinity_norm", labels.infinity_norm, LABEL, infinity_norm),
-        ("drift.labels.jensen_shannon_divergence", labels.jensen_shannon_divergence, LABEL, divergence),
+        ("drift.mean", drift.mean, "channel_", lambda a, b: (_moved(a.mean, b.mean, b.std), "")),
+        ("drift.std", drift.std, "channel_", lambda a, b: (_moved(a.std, b.std, b.std), "")),
+        ("drift.jensen_shannon_divergence", drift.jensen_shannon_divergence, "channel_", divergence),
+        ("drift.labels.infinity_norm", labels.infinity_norm, "label", infinity_norm),
+        ("drift.labels.jensen_shannon_divergence", labels.jensen_shannon_divergence, "label", divergence),
     ]
     return ((name, limit, kind, distance) for name, limit, kind, distance in every if limit is not None)
 
 
-def _moved(new: float, old: float, of: Feature) -> tuple[float, str]:
-    """In standard deviations of the published version."""
-    return abs(new - old) / (of.num_stats.std_dev or 1.0), ""
+def _moved(new: float, old: float, std: float) -> float:
+    """How far a number moved, in standard deviations of the published version."""
+    return abs(new - old) / (std or 1.0)
 
 
 def _distances(kind: str, distance: _Distance, new: _Splits, old: _Splits) -> dict[str, float]:
-    """Of the features of a kind that the published version has, in every split that has patches there."""
+    """The distances of the features of a kind, in every split that has patches in the published version."""
     found: dict[str, float] = {}
     for split, published in old.items():
         if split not in new:
-            found |= {split: _GONE} if published.num_examples else {}
+            found |= {split: _GONE} if published else {}
             continue
-        features = {feature.path.step[0]: feature for feature in new[split].features}
-        for b in published.features:
-            if (name := b.path.step[0]).startswith(kind):
-                value, what = distance(features[name], b) if name in features else (_GONE, "")
+        for name, feature in published.items():
+            if name.startswith(kind):
+                value, what = distance(new[split][name], feature) if name in new[split] else (_GONE, "")
                 found[f"{split}/{name} {what}".rstrip()] = value
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,29 +16,9 @@ from pipeline import storage
 from pipeline.config import Coordinates
 from pipeline.elements import ImageInfo, is_json
 from pipeline.errors import Reason, Unreadable
+from transforms.affine import Affine
 
 _MAX_BYTES = 1 << 28
-
-
-class Affine(NamedTuple):
-    """The affine map ``x' = a x + b y + c``, ``y' = d x + e y + f``."""
-
-    a: float
-    b: float
-    c: float
-    d: float
-    e: float
-    f: float
-
-    def __call__(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Numbers, or arrays of them."""
-        return self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f
-
-    def inverse(self) -> Affine:
-        """The map back; ZeroDivisionError if there is none."""
-        a, b, c, d, e, f = self
-        area = a * e - b * d
-        return Affine(e / area, -b / area, (b * f - e * c) / area, -d / area, a / area, (d * c - a * f) / area)
 
 
 def to_pixels(image: ImageInfo, coordinates: Coordinates, reason: Reason) -> Affine:

@@ -13,7 +13,8 @@ from pipeline.config import Patch, Points
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
 from pipeline.inputs.companions import companion_uri
-from pipeline.inputs.geojson import Affine, geometries, number, property_of, read_text, to_pixels
+from pipeline.inputs.geojson import geometries, number, property_of, read_text, to_pixels
+from transforms.affine import Affine
 from transforms.centred import centred_start
 from transforms.grid import Edge
 

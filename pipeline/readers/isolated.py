@@ -30,9 +30,9 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import StorageError, Unreadable
+from pipeline.parallel import Once
 from pipeline.readers import ImageFile, Layout, Reader
 from pipeline.readers.converted import Choice
-from pipeline.readers.whole import Once
 from transforms.grid import Box
 
 # Processor time is limited by the decoder itself; this is for one that waits for ever without taking any.

@@ -11,8 +11,9 @@ import numpy as np
 from pipeline.config import Raster
 from pipeline.elements import ImageInfo, is_json
 from pipeline.errors import Unreadable
-from pipeline.inputs.geojson import Affine, geometries, property_of, read_text, rings_of, to_pixels
+from pipeline.inputs.geojson import geometries, property_of, read_text, rings_of, to_pixels
 from pipeline.readers import ImageFile, Layout
+from transforms.affine import Affine
 from transforms.grid import Box
 from transforms.polygons import fill
 

@@ -15,6 +15,7 @@ from pipeline.errors import Unreadable
 from pipeline.readers import Layout, Reader
 from pipeline.readers.converted import Choice
 from pipeline.readers.isolated import open_isolated
+from transforms.affine import Affine
 from transforms.grid import Box, PadMode
 from transforms.taps import area_taps, scaled_length
 
@@ -90,10 +91,7 @@ class ScaledReader:
         self._factors = tuple(step * n / f for step, n, f in zip(steps, read[:2], full[:2]))
         sizes = [scaled_length(n, factor) for n, factor in zip(read[:2], self._factors)]
         blocks = [max(1, round(n / factor)) for n, factor in zip((read.block_height, read.block_width), self._factors)]
-        transform = None
-        if full.transform:
-            a, b, c, d, e, f = full.transform
-            transform = (a * steps[1], b * steps[0], c, d * steps[1], e * steps[0], f)
+        transform = full.transform and tuple(Affine(*full.transform).of_pixels(*steps))
         self.layout = read._replace(
             height=sizes[0], width=sizes[1],
             block_height=sizes[0] if read.is_whole else min(blocks[0], sizes[0]),

@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 
 import numpy as np
 
 from pipeline.errors import Unreadable
+from pipeline.parallel import Once
 from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, orientation, unreadable
 from transforms.grid import Box
-
-
-class Once:
-    """Pixels that are made at the first call, or the reason why not, for all threads."""
-
-    def __init__(self, make: Callable[[], np.ndarray]):
-        self._make = make
-        self._lock = threading.Lock()
-        self._pixels: np.ndarray | Unreadable | None = None
-
-    def __call__(self) -> np.ndarray:
-        """The pixels.
-
-        Raises:
-            Unreadable: the same each time.
-        """
-        with self._lock:
-            if self._pixels is None:
-                try:
-                    self._pixels = self._make()
-                except Unreadable as error:
-                    self._pixels = error
-        if isinstance(self._pixels, Unreadable):
-            raise self._pixels
-        return self._pixels
-
-    def forget(self) -> None:
-        """Gives the memory back."""
-        self._pixels = None
 
 
 class WholeReader:

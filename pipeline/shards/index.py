@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.elements import ImageInfo, digest, meta_of
 from pipeline.errors import DamagedRecordError
 from pipeline.storage.tfrecord import FOOTER_BYTES, HEADER_BYTES, frame, masked_crc
+from transforms.affine import Affine
 from transforms.example import META, PatchRecord, patch_key
 
 INDEX_SCHEMA = pa.schema(
@@ -33,7 +34,7 @@ INDEX_SCHEMA = pa.schema(
         ("length", pa.int64()),
         ("image_offset", pa.int64()),  # of the encoded patch in the file, and its length
         ("image_length", pa.int64()),
-        ("to_level0", pa.list_(pa.float64())),  # from pixels of the patch to full resolution, see _affine
+        ("to_level0", pa.list_(pa.float64())),  # from pixels of the patch to full resolution, see transforms.affine
         ("to_world", pa.list_(pa.float64())),  # and to the coordinate system of the image, if it has one
     ]
 )
@@ -170,7 +171,7 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
     """
     schema, level = index_schema(config), config.input.level
     further = functools.cache(lambda image: tuple(meta_of(image).values()))
-    placing = functools.cache(_placing)
+    maps = functools.cache(_maps)
     entries, offset = [], HEADER_BYTES
     for number, row in enumerate(rows):
         image = row.image
@@ -188,7 +189,7 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
                 split,
                 shard,
                 *place,
-                *(base and _affine(base, row, config.patch.dilation) for base in placing(image)),
+                *(base and _of_patch(base, row, config.patch.dilation) for base in maps(image)),
                 *further(image),
                 *(number for start, length in row.companions for number in (offset + start, length)),
                 *row.attributes,
@@ -202,16 +203,13 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
     return out.getvalue()
 
 
-def _placing(image: ImageInfo) -> tuple[Sequence[float], Sequence[float] | None]:
+def _maps(image: ImageInfo) -> tuple[Affine, Affine | None]:
     """From pixels of the image, as it is cut, to full resolution and to the world."""
     down, across = image.step
-    return (across, 0, 0, 0, down, 0), image.fact("transform")
+    world = image.fact("transform")
+    return Affine(across, 0, 0, 0, down, 0), Affine(*world) if world else None
 
 
-def _affine(base: Sequence[float], row: Row, dilation: tuple[int, int]) -> list[float]:
-    """(a, b, c, d, e, f) with x = a * column + b * row + c and y = d * column + e * row + f, of a pixel's upper left
-    corner; rows and columns are those of the patch, as it was cut."""
-    a, b, c, d, e, f = base
-    down, across = dilation
-    c, f = a * row.col + b * row.row + c, d * row.col + e * row.row + f
-    return [a * across, b * down, c, d * across, e * down, f]
+def _of_patch(base: Affine, row: Row, dilation: tuple[int, int]) -> list[float]:
+    """The map for pixels of the patch, as it was cut."""
+    return list(base.from_pixel(row.row, row.col).of_pixels(*dilation))

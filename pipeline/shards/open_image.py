@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.config import Config
 from pipeline.elements import ImageInfo
 from pipeline.errors import Unreadable
-from pipeline.parallel import Counters
+from pipeline.parallel import Counters, Once
 from pipeline.readers import Reader
 from pipeline.readers.converted import Choice
 from pipeline.readers.isolated import open_isolated
@@ -29,24 +28,24 @@ class OpenImage:
         self.info, self._counters = info, counters
         self.is_whole = info.is_whole  # where one part is bad, all of it is
         self._config, self._left = config, windows
-        self._lock = threading.RLock()
-        self._opened: Reader | Unreadable | None = None
+        self._lock = threading.Lock()
         self._rasters: dict[str, Reader] = {}
         self._levels: dict[int, Reader] = {}
-        self._known: dict[str, Any] = {}
+        # Each is found once, or raises the same error every time.
+        self._reader = Once(self._open)
+        self._sample = Once(lambda: sample_pixels(self._reader(), info.uri, config.input))
+        self._threshold = Once(self._find_threshold)
+        self._stain = Once(self._find_stain)
 
     def read(self, box: Box) -> np.ndarray:
-        """Pixels of the image, see :class:`pipeline.readers.Reader`.
-
-        An image that does not open raises the same error every time.
-        """
+        """Reads pixels of the image, see :class:`pipeline.readers.Reader`."""
         reader = self._reader()
         if not reader.layout.is_whole:
             self._counters.count("pixels_decoded", box.height * box.width)
         return reader.read(box)
 
     def read_rasters(self, box: Box) -> dict[str, np.ndarray]:
-        """The same pixels of the rasters that belong to the image, by their names."""
+        """Reads the same pixels of the companion rasters, by their names."""
         self._reader()
         return {name: self._read_raster(name, box) for name in self._rasters}
 
@@ -57,7 +56,7 @@ class OpenImage:
         return scale * step[0] * size[0] / full[0], scale * step[1] * size[1] / full[1]
 
     def read_scale(self, scale: int, positions: Sequence[np.ndarray]) -> np.ndarray:
-        """Pixels of ``scale`` times the size, see :func:`pipeline.readers.rescaled.read_by_area`.
+        """Reads pixels of ``scale`` times the size, see :func:`pipeline.readers.rescaled.read_by_area`.
 
         Raises:
             Unreadable: see :class:`pipeline.readers.Reader`.
@@ -85,62 +84,45 @@ class OpenImage:
         Raises:
             Unreadable: if none of those can be read; the same error every time.
         """
+        return self._threshold()
+
+    def _find_threshold(self) -> int:
         wanted = self._config.quality.tissue_threshold if self._config.quality else 0
-        if wanted != "otsu" or self._config.input.channels != 3:
-            return 0 if wanted == "otsu" else wanted
-        limits = self._config.value_range
-        return self._once("tissue", lambda: quality.otsu(quality.saturation(self._sample(), limits)))
+        if wanted != "otsu":
+            return wanted
+        if self._config.input.channels != 3:
+            return 0
+        return quality.otsu(quality.saturation(self._sample(), self._config.value_range))
 
     def stain_matrix(self) -> np.ndarray | None:
-        """What gives the image the stains of the reference, ``[3, 4]`` on densities; None where nothing asks for it.
+        """The matrix ``[3, 4]`` on densities that gives the image the stains of the reference; None if not asked for.
 
         Raises:
             Unreadable: ``no_stain``, or as :meth:`tissue_threshold`.
         """
+        return self._stain()
+
+    def _find_stain(self) -> np.ndarray | None:
         if not self._config.patch.stain:
             return None
-
-        def estimate():
-            try:
-                return stain.macenko(self._sample())
-            except ValueError as error:
-                raise Unreadable("no_stain", f"patch.stain: {error}") from error
-
-        return self._once("stain", estimate)
-
-    def _sample(self) -> np.ndarray:
-        return self._once("sample", lambda: sample_pixels(self._reader(), self.info.uri, self._config.input))
-
-    def _once(self, name: str, find: Callable[[], Any]) -> Any:
-        """What ``find`` returns or raises, found once."""
-        with self._lock:
-            if name not in self._known:
-                try:
-                    self._known[name] = find()
-                except Unreadable as error:
-                    self._known[name] = error
-        if isinstance(self._known[name], Unreadable):
-            raise self._known[name]
-        return self._known[name]
+        try:
+            return stain.macenko(self._sample())
+        except ValueError as error:
+            raise Unreadable("no_stain", f"patch.stain: {error}") from error
 
     def window_done(self) -> None:
-        """To be called once for every window."""
+        """To be called once for every window; the last one closes the image."""
         with self._lock:
             self._left -= 1
-            if not self._left and self._opened and not isinstance(self._opened, Unreadable):
-                self._known.clear()
-                levels = [reader for reader in self._levels.values() if reader.file is not self._opened.file]
-                for reader in (self._opened, *self._rasters.values(), *levels):
-                    self._counters.count("bytes_read", reader.file.bytes_read)
-                    reader.close()
-
-    def _reader(self) -> Reader:
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open()
-        if isinstance(self._opened, Unreadable):
-            raise self._opened
-        return self._opened
+            if self._left:
+                return
+        self._sample.forget()
+        if self._reader.was_made:
+            opened = self._reader()
+            levels = [reader for reader in self._levels.values() if reader.file is not opened.file]
+            for reader in (opened, *self._rasters.values(), *levels):
+                self._counters.count("bytes_read", reader.file.bytes_read)
+                reader.close()
 
     def _read_raster(self, name: str, box: Box) -> np.ndarray:
         reader = self._rasters[name]
@@ -151,12 +133,9 @@ class OpenImage:
             self.is_whole |= reader.layout.is_whole
             raise
 
-    def _open(self) -> Reader | Unreadable:
+    def _open(self) -> Reader:
         wanted = self._config.input
-        try:
-            reader = open_to_scale(self.info.uri, wanted)
-        except Unreadable as error:
-            return error
+        reader = open_to_scale(self.info.uri, wanted)
         if self.info.previous_split:  # its header was not read
             self._counters.count("images_opened", 1)
         if reader.layout.is_whole:  # it is decoded once, by the first window
@@ -167,10 +146,10 @@ class OpenImage:
                 raise Unreadable("changed", f"is {reader.layout[:4]} now, and was {planned} when the build was planned")
             for name, raster in sorted(wanted.rasters.items()):
                 self._rasters[name] = open_raster(self.info, name, raster, wanted.max_seconds)
-        except Unreadable as error:
+        except Unreadable:
             for opened in (reader, *self._rasters.values()):
                 opened.close()
-            return error
+            raise
         # What an image that is decoded whole has in memory serves other scales, too.
         self._levels = {reader.level: reader.source} if isinstance(reader, ScaledReader) else {wanted.level: reader}
         return reader

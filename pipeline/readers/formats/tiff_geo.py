@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from transforms.affine import Affine
+
 _PIXEL_SCALE, _TIE_POINT, _TRANSFORMATION, _NODATA = 33550, 33922, 34264, 42113
 _USER_DEFINED = 32767
 _MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
@@ -24,10 +26,8 @@ class Georeference(NamedTuple):
         """The same for a pyramid level, of which height and width are given as those of full resolution."""
         down, across = full[0] / level[0], full[1] / level[1]
         mpp = self.mpp and (self.mpp[0] * down, self.mpp[1] * across)
-        if self.transform:
-            a, b, c, d, e, f = self.transform
-            return self._replace(mpp=mpp, transform=(a * across, b * down, c, d * across, e * down, f))
-        return self._replace(mpp=mpp)
+        transform = self.transform and tuple(Affine(*self.transform).of_pixels(down, across))
+        return self._replace(mpp=mpp, transform=transform)
 
 
 def georeference_of(tiff: Any, page: Any, image: int) -> Georeference:
