@@ -1,11 +1,11 @@
 """The distributed part of patchbeam: files, readers, workers, and the published dataset.
 
-``pipeline.load(dataset, split)`` gives a ``tf.data.Dataset`` of a dataset that ``patchbeam build`` has published.
+The public face is the package ``patchbeam``. ``pipeline.load`` stays as another name of ``patchbeam.load``.
 """
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``python -m pipeline`` is the command ``patchbeam``."""
+"""``python -m pipeline`` is the command ``patchbeam``, as ``python -m patchbeam`` is."""
 
 from pipeline.cli.main import run
 

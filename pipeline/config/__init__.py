@@ -4,7 +4,7 @@ Answers at once: imports neither storage nor Beam nor TensorFlow.
 """
 
 from pipeline.config.effects import Effect, Key, keys_of
-from pipeline.config.file import json_schema, load_config
+from pipeline.config.file import as_config, json_schema, load_config
 from pipeline.config.schema import (
     OWN_COLUMNS,
     Augment,
@@ -33,5 +33,5 @@ from pipeline.config.values import DTYPES, Coordinates, Dtype, secret_in
 __all__ = [
     "DTYPES", "OWN_COLUMNS", "Augment", "Bounds", "Config", "Constant", "Coordinates", "Crops", "Distances", "Drift",
     "Dtype", "Effect", "Form", "Gates", "Input", "Key", "Output", "Patch", "PatchLabel", "Points", "Quality", "Raster",
-    "Regex", "Replace", "Workers", "column_problem", "json_schema", "keys_of", "load_config", "secret_in",
+    "Regex", "Replace", "Workers", "as_config", "column_problem", "json_schema", "keys_of", "load_config", "secret_in",
 ]  # fmt: skip

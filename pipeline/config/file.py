@@ -41,6 +41,13 @@ def load_config(
     Raises:
         ConfigError: naming the key, the value and what is allowed.
     """
+    values = _read(path)
+    for override in overrides:
+        _set(values, override)
+    return _checked(values, path, images, output)
+
+
+def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.load(file, _Loader)  # _Loader is a SafeLoader
@@ -52,8 +59,10 @@ def load_config(
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}, expected keys such as input, patch and output")
-    for override in overrides:
-        _set(values, override)
+    return values
+
+
+def _checked(values: dict[str, Any], said: str, images: Sequence[str], output: str | None) -> Config:
     if images:
         _set_value(values, ["input", "images"], list(images), "--input")
     if output:
@@ -61,7 +70,27 @@ def load_config(
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join([f"{path}:", *(f"  {_explain(e)}" for e in error.errors())])) from error
+        raise ConfigError("\n".join([f"{said}:", *(f"  {_explain(e)}" for e in error.errors())])) from error
+
+
+def as_config(
+    config: Config | str, overrides: Mapping[str, Any], images: Sequence[str] = (), output: str | None = None
+) -> Config:
+    """A configuration, from a file or from one that is given, with some of its keys replaced.
+
+    Args:
+        config: a configuration, or the path of a YAML file.
+        overrides: keys and their values, ``{"patch.size": 512}``.
+        images: replaces ``input.images``.
+        output: replaces ``output.path``.
+
+    Raises:
+        ConfigError: naming the key, the value and what is allowed.
+    """
+    values = _read(config) if isinstance(config, str) else config.model_dump(mode="json")
+    for key, value in overrides.items():
+        _set_value(values, key.split("."), value, f"overrides {key}")
+    return _checked(values, config if isinstance(config, str) else "configuration", images, output)
 
 
 def json_schema() -> dict[str, Any]:

@@ -127,6 +127,11 @@ class ImageFile:
         """See ``io.BufferedIOBase``."""
         self._file.close()
 
+    @property
+    def closed(self) -> bool:
+        """See ``io.BufferedIOBase``."""
+        return self._file.closed
+
 
 @contextlib.contextmanager
 def unreadable(reason: Reason, what: str) -> Iterator[None]:
@@ -158,6 +163,7 @@ class Reader(Protocol):
 
         Raises:
             Unreadable: ``corrupt_data`` or ``io_error``; other boxes may still be readable.
+            ValueError: for a box that does not lie inside, see :func:`check_inside`.
         """
 
     def close(self) -> None:
@@ -222,6 +228,21 @@ def check_single(kind: str, level: int, page: int | None) -> None:
         raise Unreadable("no_such_level", f"a {kind} has level 0 only, asked for {level}")
     if page:
         raise Unreadable("no_such_page", f"a {kind} has page 0 only, asked for {page}")
+
+
+def check_inside(box: Box, layout: Layout) -> None:
+    """Refuses a box that does not lie inside an image: it is an error of whoever asks, not of the file.
+
+    Raises:
+        ValueError: naming both.
+    """
+    rows, cols = range(layout.height + 1), range(layout.width + 1)
+    if (
+        box.height < 1
+        or box.width < 1
+        or not (box.row in rows and box.row + box.height in rows and box.col in cols and box.col + box.width in cols)
+    ):
+        raise ValueError(f"{box} does not lie inside an image of {layout.height} x {layout.width} pixels")
 
 
 def extra(module: str, name: str) -> Any:

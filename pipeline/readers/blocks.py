@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.readers import ImageFile, Layout, orientation, unreadable
+from pipeline.readers import ImageFile, Layout, check_inside, orientation, unreadable
 from transforms.grid import Box
 
 # (row, column) of a block among the blocks -> its pixels ``[height, width, channels of the plane]``, or one number for
@@ -36,6 +36,7 @@ class BlockReader:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         stored = orientation.stored_box(box, self.layout.height, self.layout.width, self._turned)
         return orientation.shown(self.read_stored(stored), self._turned)
 

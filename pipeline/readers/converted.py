@@ -6,15 +6,17 @@ What is not asked for is not done: an image comes as it is in the file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
-from pipeline.config import Input
 from pipeline.errors import Unreadable
 from pipeline.readers import Layout, Reader, open_image
 from transforms import pixels as arithmetic
 from transforms.grid import Box
+
+if TYPE_CHECKING:  # a decoder needs no configuration
+    from pipeline.config import Input
 
 _PIXELS_AT_A_TIME = 1 << 20
 

@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
+from pipeline.child_processes import child_environment
 from pipeline.errors import StorageError, Unreadable
 from pipeline.parallel import Once
-from pipeline.readers import ImageFile, Layout, Reader
+from pipeline.readers import ImageFile, Layout, Reader, check_inside
 from pipeline.readers.converted import Choice
 from transforms.grid import Box
 
@@ -40,7 +41,7 @@ _WALL_PER_CPU = 5
 _DIES_S = 5.0  # from closing its sockets to its end
 # Shared memory for more than some windows, such as for a large photograph, is not kept.
 KEPT_MEMORY = 1 << 26
-_START = "import sys; sys.path[:] = {path!r}; from pipeline.readers.decoder import fork_server; fork_server({fd})"
+_START = "from pipeline.readers.decoder import fork_server; fork_server({fd})"
 
 
 def open_isolated(uri: str, choice: Choice, max_seconds: float) -> Reader:
@@ -81,6 +82,7 @@ class _IsolatedReader:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         if self.layout.is_whole:
             return self._all()[box.row : box.row + box.height, box.col : box.col + box.width]
         return self._pixels(box)
@@ -184,9 +186,8 @@ class _ForkServer:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            code = _START.format(path=sys.path, fd=theirs.fileno())
-            quiet = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # threads do not survive a fork
-            command = [sys.executable, "-c", code]
+            quiet = child_environment() | {"OPENBLAS_NUM_THREADS": "1"}  # threads do not survive a fork
+            command = [sys.executable, "-c", _START.format(fd=theirs.fileno())]
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=quiet)  # noqa: S603 ours
         self._socket = Connection(ours.detach())
         self._lock = threading.Lock()

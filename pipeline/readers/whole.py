@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import Unreadable
 from pipeline.parallel import Once
-from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, orientation, unreadable
+from pipeline.readers import MAX_WHOLE_BYTES, ImageFile, Layout, check_inside, orientation, unreadable
 from transforms.grid import Box
 
 
@@ -41,6 +41,7 @@ class WholeReader:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         return self._all()[box.row : box.row + box.height, box.col : box.col + box.width]
 
     def _decode_all(self) -> np.ndarray:

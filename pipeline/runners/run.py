@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pipeline.child_processes import children_without_current_folder
 from pipeline.errors import JobFailedError
 from pipeline.runners.options import is_flink, runs_locally
 
@@ -29,8 +30,9 @@ def run_to_end(p: Any, options: Any) -> Any:
         JobFailedError: if a job on a cluster fails; what fails on this machine raises what it raised there.
     """
     if runs_locally(options):
-        result = p.run()
-        result.wait_until_finish()
+        with children_without_current_folder():
+            result = p.run()
+            result.wait_until_finish()
         return result
     try:
         result = p.run()

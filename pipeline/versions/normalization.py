@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from pipeline import storage
+from pipeline.child_processes import child_environment
 from pipeline.config import Config
 
 Rows = list[dict[str, list]]
@@ -35,7 +36,11 @@ def graphs_program(ahead: bool) -> Iterator[Write]:
         ``transformed_metadata`` and ``normalize`` below the folder of a version, from rows of moments. It raises
         RuntimeError if the analysis fails.
     """
-    environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = child_environment() | {
+        "PYTHONHASHSEED": "0",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     with tempfile.TemporaryDirectory() as local, tempfile.TemporaryFile("w+") as log:
         program = [sys.executable, "-m", "pipeline.versions.normalization_program", local]
         start = functools.partial(

@@ -14,7 +14,7 @@ import threading
 import numpy as np
 
 from pipeline.errors import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, check_plausible, extra, unreadable
+from pipeline.readers import ImageFile, Layout, Reader, check_inside, check_plausible, extra, unreadable
 from pipeline.readers.whole import Once, check_size
 from transforms.grid import Box
 
@@ -84,6 +84,7 @@ class _Slice:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         if self._packed:
             return self._all()[box.row : box.row + box.height, box.col : box.col + box.width]
         return np.ascontiguousarray(self._rows(box.row, box.height)[:, box.col : box.col + box.width])

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, extra, unreadable
+from pipeline.readers import ImageFile, Layout, Reader, check_inside, extra, unreadable
 from transforms.grid import Box
 
 _BLOCK = 512  # where the slide does not say
@@ -51,6 +51,7 @@ class _SlideReader:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         with unreadable("corrupt_data", "does not decode"):
             place = (round(box.col * self._downsample), round(box.row * self._downsample))
             try:

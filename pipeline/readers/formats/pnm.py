@@ -12,7 +12,7 @@ import threading
 import numpy as np
 
 from pipeline.errors import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, check_plausible, check_single, unreadable
+from pipeline.readers import ImageFile, Layout, Reader, check_inside, check_plausible, check_single, unreadable
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
@@ -101,6 +101,7 @@ class _Rows:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         first = self.layout.height - box.row - box.height if self._upwards else box.row
         with unreadable("corrupt_data", "does not decode"), self._lock:
             self.file.seek(self._start + first * self._row)

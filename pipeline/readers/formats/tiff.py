@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 
 from pipeline.errors import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, check_plausible, orientation, unreadable
+from pipeline.readers import ImageFile, Layout, Reader, check_inside, check_plausible, orientation, unreadable
 from pipeline.readers.blocks import BlockReader, Decode
 from pipeline.readers.formats.jpeg import decode_tables
 from pipeline.readers.formats.tiff_geo import Georeference, georeference_of
@@ -225,6 +225,7 @@ class _RowReader:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         page = self._page
         stored = orientation.stored_box(box, self.layout.height, self.layout.width, self._turned)
         row = page.imagewidth * page.samplesperpixel * page.dtype.itemsize

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import Unreadable
-from pipeline.readers import ImageFile, Layout, Reader, extra, unreadable
+from pipeline.readers import ImageFile, Layout, Reader, check_inside, extra, unreadable
 from pipeline.readers.whole import check_size
 from transforms.grid import Box
 
@@ -87,6 +87,7 @@ class _ZarrReader:
 
     def read(self, box: Box) -> np.ndarray:
         """See :class:`pipeline.readers.Reader`."""
+        check_inside(box, self.layout)
         window = {"y": slice(box.row, box.row + box.height), "x": slice(box.col, box.col + box.width), "c": slice(None)}
         with unreadable("corrupt_data", "does not decode"):
             pixels = np.asarray(self._array[tuple((window | self._page)[axis] for axis in self._axes)])
