@@ -126,7 +126,7 @@ def command(path: str, side: int, encoding: str, repeats: int) -> list[dict]:
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as out:
             arguments = ["build", str(quickstart), "--input", path, "--output", out, "--set", "splits={train: 1}"]
             arguments += ["--set", f"output.encoding={encoding}"]
-            subprocess.run([sys.executable, "-m", "pipeline", *arguments], check=True, capture_output=True)
+            subprocess.run([sys.executable, "-m", "patchbeam", *arguments], check=True, capture_output=True)
         return (-(-side // PATCH)) ** 2
 
     return [measured(work, side * side)]

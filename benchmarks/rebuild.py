@@ -56,7 +56,7 @@ class Pictures:
 def build(config: pathlib.Path, *arguments: str) -> tuple[float, dict]:
     """Wall seconds of the command, and the manifest of what is published then."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "pipeline", "build", str(config), *arguments]
+    command = [sys.executable, "-m", "patchbeam", "build", str(config), *arguments]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)

@@ -59,7 +59,7 @@ def seconds(command: list[list[str]], cores: list[int]) -> float:
 def build(folder: pathlib.Path, pictures: int, encoding: str, mode: str) -> float:
     cores, flags = MODES[mode]
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        command = [sys.executable, "-m", "pipeline", "build", str(QUICKSTART), "--output", out]
+        command = [sys.executable, "-m", "patchbeam", "build", str(QUICKSTART), "--output", out]
         command += [f"--input={folder}/{number}.tif" for number in range(pictures)]
         command += ["--set", f"output.encoding={encoding}", "--set", "splits={train: 0, test: 1}"]  # without graphs
         command += ["--set", "output.shard_size=8MB", "--", *flags]

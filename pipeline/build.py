@@ -70,11 +70,12 @@ class Outcome(NamedTuple):
 
 def plan_flow(
     p: beam.Pipeline, config: Config, listing_uri: str, images: int, work: str, previous: Previous | None = None
-) -> beam.PCollection[tuple[str, str]]:
+) -> beam.pvalue.PCollection[tuple[str, str]]:
     """The half that reads headers only; leaves the plan and the table of images in ``work``."""
     slices = p | "ListImages" >> beam.Create(slices_of(images)) | beam.Reshuffle()  # Slice
     totals = slices | InspectImages(config, listing_uri, work, previous)  # (split, Totals)
-    return totals | PlanShards(config, work, images)  # name of a shard, URI of a table with its regions
+    planned: beam.pvalue.PCollection[tuple[str, str]] = totals | PlanShards(config, work, images)
+    return planned  # name of a shard, URI of a table with its regions
 
 
 class Plan(NamedTuple):

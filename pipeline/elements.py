@@ -153,7 +153,7 @@ class ShardPlan(NamedTuple):
 
     split: str
     number: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     regions: tuple[Region, ...]
 
     @property

@@ -1,6 +1,7 @@
-"""What several test files share: a quiet TensorFlow and configurations made by hand."""
+"""The fixtures that several test files share, and a quiet TensorFlow; what is no fixture is in helpers.py."""
 
 import os
+from unittest.mock import MagicMock
 
 import hypothesis
 import pytest
@@ -26,3 +27,9 @@ def make_config():
         return Config.model_validate(values)
 
     return make
+
+
+@pytest.fixture
+def no_graphs(monkeypatch):
+    """Leaves out the analysis with tf-transform, which takes ten seconds, where a test is not about it."""
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())

@@ -88,7 +88,7 @@ class Change(NamedTuple):
     noise: float = 0
     noise_seed: int = 0
 
-    def done(self) -> dict:
+    def done(self) -> dict[str, Any]:
         """The fields that do something, for people and JSON."""
         nothing = Change()._asdict()
         return {name: value for name, value in self._asdict().items() if value != nothing[name]}
@@ -234,7 +234,7 @@ class Augmenter:
             "result": (),
         }
 
-    def _result(self, values):
+    def _result(self, values: tf.Tensor) -> tf.Tensor:
         low, high = self._range
         if self._dtype.is_integer:
             values = tf.round(tf.clip_by_value(values, low, high))
@@ -242,14 +242,14 @@ class Augmenter:
             values = tf.where(tf.math.is_nan(values), values, tf.clip_by_value(values, low, high))
         return tf.cast(values, self._dtype)
 
-    def _turned(self, patches, geometry):
+    def _turned(self, patches: tf.Tensor, geometry: tf.Tensor) -> tf.Tensor:
         """``[B, H + 2 radius, W + 2 radius, C]`` float64: rotation and symmetry."""
         size = (self._size[0] + 2 * self._radius, self._size[1] + 2 * self._radius)
         shape = patches.shape[1:3]
         row, col = _positions(geometry, size, shape, tf)
         flat = tf.reshape(patches, [_BATCH, shape[0] * shape[1], patches.shape[-1]])
 
-        def at(down, across):
+        def at(down: int, across: int) -> tf.Tensor:
             rows = tf.clip_by_value(tf.bitwise.right_shift(row, 15) + down, 0, shape[0] - 1)
             cols = tf.clip_by_value(tf.bitwise.right_shift(col, 15) + across, 0, shape[1] - 1)
             return tf.cast(tf.gather(flat, rows * shape[1] + cols, batch_dims=1), tf.float64)
@@ -288,10 +288,11 @@ def _geometry(change: Change) -> np.ndarray:
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     flip = np.diag([-1 if change.flip_rows else 1, -1 if change.flip_cols else 1])
     quarter = np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), change.quarter_turns % 4)
-    return np.rint(rotation @ flip @ quarter * _ONE).astype(np.int32)
+    found: np.ndarray = np.rint(rotation @ flip @ quarter * _ONE).astype(np.int32)
+    return found
 
 
-def _positions(geometry, size, shape, library):
+def _positions(geometry: Any, size: tuple[int, int], shape: Any, library: Any) -> tuple[Any, ...]:
     """Row and column that each pixel comes from, ``[B, *size]`` int32 in 2**-15 pixels; of NumPy or TensorFlow.
 
     Positions are measured from the centres of both, in half pixels, so that they are whole numbers.
@@ -312,7 +313,8 @@ def _kernel(deviation: float, radius: int) -> np.ndarray:
     weights = np.exp(-np.square(places / max(deviation, 1e-3)) / 2)
     kernel = np.rint(weights / weights.sum() * _ONE)
     kernel[radius] += _ONE - kernel.sum()
-    return kernel / _ONE
+    found: np.ndarray = kernel / _ONE
+    return found
 
 
 def _blurred(values: tf.Tensor, kernels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

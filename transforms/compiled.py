@@ -25,7 +25,8 @@ class Compiled:
     @property
     def traces(self) -> int:
         """How often it was compiled."""
-        return self._traced.experimental_get_tracing_count()
+        found: int = self._traced.experimental_get_tracing_count()
+        return found
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns for arrays or tensors."""

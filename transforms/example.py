@@ -30,8 +30,8 @@ import tensorflow as tf
 class PatchRecord(NamedTuple):
     """An encoded patch and where it comes from; the fields are the features of the Example.
 
-    ``meta`` holds the further columns of the image, each a feature of its own, named ``meta/<column>``; ``companions`` the
-    encoded patches of further rasters and scales by the names of their features. ``copy`` is 0 for a patch as it was
+    ``meta`` holds the metadata columns of the image, each a feature of its own, named ``meta/<column>``; ``companions``
+    the encoded patches of companion rasters and of scales, by the names of their features. ``copy`` is 0 for a patch as it was
     cut and counts its augmented copies; of random crops it counts on through all of the image.
     """
 

@@ -216,14 +216,14 @@ def source_index(positions: np.ndarray, length: int, mode: PadMode) -> np.ndarra
     """
     positions = np.asarray(positions)
     if mode == "edge":
-        return np.clip(positions, 0, length - 1)
+        return np.asarray(np.clip(positions, 0, length - 1))
     if mode == "constant":
         return np.where((positions >= 0) & (positions < length), positions, -1)
     if mode == "symmetric":
         folded = positions % (2 * length)
-        return np.minimum(folded, 2 * length - 1 - folded)
+        return np.asarray(np.minimum(folded, 2 * length - 1 - folded))
     if mode == "reflect":
         period = max(1, 2 * (length - 1))
         folded = positions % period
-        return np.minimum(folded, period - folded)
+        return np.asarray(np.minimum(folded, period - folded))
     raise ValueError(f"pad mode {mode!r} is unknown; use reflect, symmetric, edge or constant")

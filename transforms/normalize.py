@@ -43,7 +43,9 @@ def preprocess(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {"image": (tf.cast(inputs["image"], tf.float32) - tf.cast(mean, tf.float32)) * scale}
 
 
-def export_image_model(transform: Callable[[dict], dict], spec: tf.TensorSpec, path: str) -> None:
+def export_image_model(
+    transform: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], spec: tf.TensorSpec, path: str
+) -> None:
     """Saves a model of the normalisation that takes patches and nothing else, for TensorFlow without tf-transform.
 
     Args:

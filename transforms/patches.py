@@ -83,7 +83,7 @@ def make_cutter(
     constant = np.asarray(pad_value, dtype)
     signature = [tf.TensorSpec([None, None, channels], kind)] + 4 * [tf.TensorSpec([None], tf.int32)]
 
-    @tf.function(input_signature=signature)
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def cut_window(
         window: tf.Tensor, row_fill: tf.Tensor, col_fill: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor
     ) -> tf.Tensor:

@@ -39,13 +39,15 @@ def cell_shares(first: int, length: int, step: int, extent: int, cells: int) -> 
     edges = np.arange(cells + 1)[:, None] * (extent / cells)
     starts = first + step * np.arange(length)
     low, high = np.clip(starts, 0, extent), np.clip(starts + step, 0, extent)
-    return np.maximum(0.0, np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]))
+    found: np.ndarray = np.maximum(0.0, np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]))
+    return found
 
 
 def luma_or_mean(patch: np.ndarray) -> np.ndarray:
     """``[H, W, C]`` -> ``[H, W]`` float64: of three channels the luma of ITU-R BT.601, else their mean."""
     weights = LUMA if patch.shape[-1] == 3 else np.full(patch.shape[-1], 1 / patch.shape[-1])
-    return np.nan_to_num(patch.astype(np.float64)) @ np.asarray(weights)
+    found: np.ndarray = np.nan_to_num(patch.astype(np.float64)) @ np.asarray(weights)
+    return found
 
 
 def difference_hash(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.uint64 | None:

@@ -12,7 +12,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -47,7 +47,8 @@ class PixelStatistics(NamedTuple):
     @property
     def count(self) -> np.ndarray:
         """``[C]`` int64: pixels counted; NaN and infinities are not."""
-        return self.histogram.sum(axis=1)
+        found: np.ndarray = self.histogram.sum(axis=1)
+        return found
 
 
 def empty(channels: int, dtype: str) -> PixelStatistics:
@@ -116,7 +117,7 @@ def finished(pixel_statistics: PixelStatistics) -> PixelStatistics:
     return pixel_statistics._replace(mean=mean, m2=m2, low=low, high=high)
 
 
-def describe(pixel_statistics: PixelStatistics) -> list[dict]:
+def describe(pixel_statistics: PixelStatistics) -> list[dict[str, Any]]:
     """One dictionary per channel for people and JSON.
 
     Keys: ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the smallest
@@ -130,7 +131,7 @@ def describe(pixel_statistics: PixelStatistics) -> list[dict]:
     return [_describe_channel(pixel_statistics, channel, edges) for channel in range(len(pixel_statistics.mean))]
 
 
-def _describe_channel(pixel_statistics: PixelStatistics, channel: int, edges: np.ndarray) -> dict:
+def _describe_channel(pixel_statistics: PixelStatistics, channel: int, edges: np.ndarray) -> dict[str, Any]:
     counts = pixel_statistics.histogram[channel]
     count = int(counts.sum())
     if not count:
@@ -163,7 +164,8 @@ def _report_starts(counts: np.ndarray, dtype: str) -> np.ndarray:
     # A value that many pixels have, such as 0 where nothing was measured, is a bin of its own and as narrow as it is.
     many = seen[counts[seen] * _SPIKES >= counts.sum()]
     starts = np.unique(np.concatenate([seen[first], many, many + 1]))
-    return starts[starts <= seen[-1]]
+    found: np.ndarray = starts[starts <= seen[-1]]
+    return found
 
 
 def _float_bin(values: np.ndarray) -> np.ndarray:
@@ -212,7 +214,7 @@ def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> PixelStatistic
     return result
 
 
-def to_json(pixel_statistics: PixelStatistics) -> dict:
+def to_json(pixel_statistics: PixelStatistics) -> dict[str, Any]:
     """Exactly, as JSON values; the arrays as compressed little-endian bytes."""
     pack = lambda a: base64.b64encode(zlib.compress(a.astype(a.dtype.newbyteorder("<")).tobytes(), 6)).decode()
     return {"dtype": pixel_statistics.dtype} | {
@@ -220,7 +222,7 @@ def to_json(pixel_statistics: PixelStatistics) -> dict:
     }
 
 
-def from_json(values: dict) -> PixelStatistics:
+def from_json(values: dict[str, Any]) -> PixelStatistics:
     """Inverse of :func:`to_json`."""
     unpack = lambda text, kind: np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
     bins = _BINS[values["dtype"]]

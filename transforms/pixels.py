@@ -41,7 +41,8 @@ def to_rgb(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
     if colour == "rgb":
         return pixels[..., :3]
     light = limit - np.minimum(pixels[..., :4], limit).astype(np.uint32)
-    return ((light[..., :3] * light[..., 3:] + limit // 2) // limit).astype(pixels.dtype)
+    found: np.ndarray = ((light[..., :3] * light[..., 3:] + limit // 2) // limit).astype(pixels.dtype)
+    return found
 
 
 def to_gray(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
@@ -59,7 +60,8 @@ def to_gray(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
         )  # 65535 * 65536 + 0x8000 still fits
         return ((luma + 0x8000) >> 16).astype(rgb.dtype)
     exact = rgb.astype(np.float64) @ np.array(luma_weights(16))[:, None] / 65536
-    return (np.rint(exact) if rgb.dtype.kind in "iu" else exact).astype(rgb.dtype)
+    found: np.ndarray = (np.rint(exact) if rgb.dtype.kind in "iu" else exact).astype(rgb.dtype)
+    return found
 
 
 def holds(dtype: str, other: str) -> bool:
@@ -97,4 +99,5 @@ def clipped(pixels: np.ndarray, dtype: str) -> np.ndarray:
     if pixels.dtype.kind == "f":
         pixels = np.rint(np.nan_to_num(pixels, nan=0, posinf=None, neginf=None))
     info = np.iinfo(dtype)
-    return np.clip(pixels, info.min, info.max).astype(dtype)
+    found: np.ndarray = np.clip(pixels, info.min, info.max).astype(dtype)
+    return found

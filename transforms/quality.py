@@ -123,7 +123,8 @@ def _is_nodata(patches: np.ndarray, rows: np.ndarray, nodata: float | None) -> n
 
 def _mean(flags: np.ndarray) -> np.ndarray:
     """``[N, ...]`` bool -> ``[N]``: the fraction that is true."""
-    return flags.reshape(len(flags), -1).mean(axis=1, dtype=np.float64)
+    found: np.ndarray = flags.reshape(len(flags), -1).mean(axis=1, dtype=np.float64)
+    return found
 
 
 def _shares(values: np.ndarray) -> np.ndarray:

@@ -70,7 +70,10 @@ def _stain_vectors(stained: np.ndarray) -> np.ndarray:
     angles = np.arctan2(*(stained @ plane).T[::-1])
     ends = np.percentile(angles, (_PERCENTILE, 100 - _PERCENTILE))
     found = plane @ np.array([np.cos(ends), np.sin(ends)])
-    return found if found[0, 0] > found[0, 1] else found[:, ::-1]  # haematoxylin is the one with more red density
+    result: np.ndarray = (
+        found if found[0, 0] > found[0, 1] else found[:, ::-1]
+    )  # haematoxylin is the one with more red density
+    return result
 
 
 def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def _traced(dtype: tf.DType) -> tf.types.experimental.PolymorphicFunction:
     # Weight 0 gives 0, whatever stands there: a NaN belongs to the pixels whose tap it is.
     times = tf.multiply if dtype.is_integer else tf.math.multiply_no_nan
 
-    def along(pixels, index, weight, axis):
+    def along(pixels: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, axis: int) -> tf.Tensor:
         shape, weight = [-1, 1, 1] if axis == 0 else [1, -1, 1], tf.cast(weight, exact)
         tap = lambda k: tf.cast(tf.gather(pixels, index[:, k], axis=axis), exact)
         term = lambda k: times(tap(k), tf.reshape(weight[:, k], shape))
@@ -37,18 +37,22 @@ def _traced(dtype: tf.DType) -> tf.types.experimental.PolymorphicFunction:
         shapes = (tf.TensorShape([]), tf.TensorShape([None, None, None]))
         return tf.while_loop(lambda k, _: k < tf.shape(index)[1], more, (1, term(0)), shapes)[1]
 
-    def finished(total):
+    def finished(total: tf.Tensor) -> tf.Tensor:
         if dtype.is_integer:
             total = tf.clip_by_value(tf.round(total), dtype.min, dtype.max)
         return tf.cast(total, dtype)
 
-    def copied(pixels, rows, cols, row_weight, col_weight):
+    def copied(
+        pixels: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor, row_weight: tf.Tensor, col_weight: tf.Tensor
+    ) -> tf.Tensor:
         picked = tf.gather(tf.gather(pixels, rows[:, 0]), cols[:, 0], axis=1)
         known = (row_weight[:, 0] > 0)[:, None, None] & (col_weight[:, 0] > 0)[None, :, None]
         return tf.cond(tf.reduce_all(known), lambda: picked, lambda: tf.where(known, picked, tf.zeros([], dtype)))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None], dtype), index, weight, index, weight])
-    def weighted(pixels, rows, row_weight, cols, col_weight):
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None], dtype), index, weight, index, weight])  # type: ignore[untyped-decorator]
+    def weighted(
+        pixels: tf.Tensor, rows: tf.Tensor, row_weight: tf.Tensor, cols: tf.Tensor, col_weight: tf.Tensor
+    ) -> tf.Tensor:
         single = (tf.shape(rows)[1] == 1) & (tf.shape(cols)[1] == 1)
         return tf.cond(
             single,

@@ -63,7 +63,7 @@ class Run:
     def __init__(self, name: str, config: pathlib.Path, out: pathlib.Path, arguments: list[str]):
         self.name, self._out, self._started = name, out, time.monotonic()
         self._log = open(f"{out}.log", "wb")
-        command = [sys.executable, "-m", "pipeline", "build", str(config), "--output", str(out), *arguments]
+        command = [sys.executable, "-m", "patchbeam", "build", str(config), "--output", str(out), *arguments]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
         self.finished_before: dict[str, int] = {}
 
@@ -152,7 +152,7 @@ def main(quick: bool) -> None:
                 names = other["checksums"].keys() | results[0]["checksums"].keys()
                 unlike = sorted(n for n in names if other["checksums"].get(n) != results[0]["checksums"].get(n))
                 fail(f"the datasets differ in {unlike[:5]}")
-        verify = [sys.executable, "-m", "pipeline", "verify", str(results[-1]["version"])]
+        verify = [sys.executable, "-m", "patchbeam", "verify", str(results[-1]["version"])]
         if subprocess.run(verify, stdout=subprocess.DEVNULL).returncode:
             fail("patchbeam verify found something in the last dataset")
         print("all datasets have the same bytes, and the last one verifies")

@@ -38,7 +38,7 @@ def main() -> None:
     """Turns large sets of large images into sharded, shuffled, reproducible TFRecord patch datasets."""
 
 
-def _takes_config(command: Callable) -> Callable:
+def _takes_config(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments of the commands that work on a configuration."""
     for decorator in (
         click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
@@ -62,7 +62,7 @@ def _arguments(_: click.Context, __: click.Parameter, command: str | None) -> li
     return words
 
 
-def _tells(command: Callable) -> Callable:
+def _tells(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of the commands that are recorded as runs."""
     for decorator in (
         click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, get_args
 
 import yaml
@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key that stands twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         named = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         keys = [self.construct_object(key, deep=True) for key in named]
         for key in keys:
@@ -102,7 +102,7 @@ def json_schema() -> dict[str, Any]:
     return schema | {"title": "patchbeam configuration"}
 
 
-def _set(values: dict, override: str) -> None:
+def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected key=value, for example --set patch.size=512")
@@ -115,7 +115,7 @@ def _set(values: dict, override: str) -> None:
     _set_value(values, key.split("."), value, f"--set {override}")
 
 
-def _set_value(values: dict, keys: list[str], value: Any, said: str) -> None:
+def _set_value(values: dict[str, Any], keys: list[str], value: Any, said: str) -> None:
     for key in keys[:-1]:
         if values.get(key) is None:
             values[key] = {}
@@ -141,7 +141,8 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{key}.images: {error['msg']}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" and not location:
-        return message
+        found: str = message
+        return found
     return f"{key}: {error['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
 
 

@@ -64,4 +64,5 @@ def _visible(patch: np.ndarray, dataset: Dataset, split: str) -> np.ndarray:
     shown = channels[:3] if len(channels) >= 3 else channels[:1] * 3
     low, high = (np.array([channel["quantiles"][q] for channel in shown]) for q in ("0.01", "0.99"))
     scaled = (np.nan_to_num(patch.astype(np.float64)) - low) / np.maximum(high - low, 1e-12)
-    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    found: np.ndarray = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
@@ -31,7 +32,8 @@ class Dataset(NamedTuple):
 
     def statistics(self) -> dict[str, Any]:
         """The content of ``statistics.json``, see ``pipeline.versions.summary.make_statistics``."""
-        return json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
+        found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
+        return found
 
     def shard_table(self) -> pa.Table:
         """A row for every shard: name, split, counts and checksums; see ``pipeline.shards.receipts.SHARDS_SCHEMA``.
@@ -151,7 +153,8 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
             example.setdefault(kind, {})[own] = decoders[name](example.pop(name))
         if columns:
             example["meta"] = {name: example.pop(META + name) for name in columns}
-        return example | {"image": decoders["image"](example["image"])}
+        found: dict[str, Any] = example | {"image": decoders["image"](example["image"])}
+        return found
 
     files = [storage.join(found.folder, shard_file(name)) for name in found.shards(split)]
     return _payloads(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
@@ -166,7 +169,7 @@ def _payloads(files: list[str]) -> tf.data.Dataset:
     if all(map(storage.is_local, files)):
         return tf.data.TFRecordDataset(files)
 
-    def read():
+    def read() -> Iterator[bytes]:
         for path in files:
             with storage.open_read(path) as file:
                 while record := read_record(file):
@@ -175,7 +178,7 @@ def _payloads(files: list[str]) -> tf.data.Dataset:
     return tf.data.Dataset.from_generator(read, output_signature=tf.TensorSpec([], tf.string))
 
 
-def _decoder(encoding: str, dtype: tf.DType, shape: list[int]):
+def _decoder(encoding: str, dtype: tf.DType, shape: list[int]) -> Callable[[tf.Tensor], tf.Tensor]:
     import tensorflow as tf
 
     if encoding == "raw":

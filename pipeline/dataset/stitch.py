@@ -189,7 +189,8 @@ def _open_array(path: str, size: tuple[int, int]) -> np.memmap:
         )
     if array.dtype.kind not in "uif" or not array.flags.c_contiguous:
         raise UsageError(f"{path}: {array.dtype} in this order is not read; save np.ascontiguousarray of numbers")
-    return array
+    found: np.memmap = array
+    return found
 
 
 def _keys(path: str, count: int) -> list[str]:

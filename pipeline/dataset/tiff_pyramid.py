@@ -91,7 +91,8 @@ def halved(pixels: np.ndarray, average: bool) -> np.ndarray:
     height, width = pixels.shape[:2]
     pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     mean = pixels.reshape(-(-height // 2), 2, -(-width // 2), 2, -1).mean(axis=(1, 3), dtype=np.float64)
-    return (np.round(mean) if np.issubdtype(pixels.dtype, np.integer) else mean).astype(pixels.dtype)
+    found: np.ndarray = (np.round(mean) if np.issubdtype(pixels.dtype, np.integer) else mean).astype(pixels.dtype)
+    return found
 
 
 class _Store:

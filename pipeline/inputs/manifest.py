@@ -38,7 +38,8 @@ class ManifestRow(NamedTuple):
 
     Attributes:
         line: where it stands, counted from 1: of a Parquet file the row, else the line in which it ends.
-        uri, mask, points, regions: absolute; points and regions may also be JSON.
+        uri, mask, points, polygons: absolute; points and polygons may also be JSON. The column of the latter is called
+            ``regions``.
         meta: the further columns as a JSON object with one value, of the kind of the column, for each.
     """
 
@@ -49,7 +50,7 @@ class ManifestRow(NamedTuple):
     split: str
     mask: str
     points: str
-    regions: str
+    polygons: str
     meta: str
 
 
@@ -69,6 +70,7 @@ def read_rows(config: Input) -> Iterator[ManifestRow]:
             if own[name] and not (name in ("points", "regions") and is_json(own[name])):
                 own[name] = _resolve(own[name], folder, name, uri, line)
         meta = {name: _convert(row.get(name), columns[name], name, uri, line) for name in sorted(columns)}
+        own["polygons"] = own.pop("regions")
         yield ManifestRow(line=line, **own, meta=json.dumps(meta, ensure_ascii=False) if meta else "")
 
 
@@ -196,7 +198,8 @@ def _text(value: Any, name: str, uri: str, line: int) -> str:
         return json.dumps(value)
     if isinstance(value, (list, dict)):
         raise ConfigError(f"{where(uri, line)}: {name} is a list or an object; text is expected")
-    return _convert(value, "text", name, uri, line)
+    found: str = _convert(value, "text", name, uri, line)
+    return found
 
 
 def _resolve(path: str, folder: str, name: str, uri: str, line: int) -> str:

@@ -13,7 +13,7 @@ class Slice(NamedTuple):
     """Rows ``first`` to ``end`` of a listing, the slice ``number`` of ``of``."""
 
     number: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     first: int
     end: int
 

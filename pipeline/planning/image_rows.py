@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,14 +35,14 @@ def images_table(found: Sequence[ImageInfo | Rejected], config: Config) -> pa.Ta
     return pa.Table.from_pylist(rows, IMAGES_SCHEMA)
 
 
-def _image_row(info: ImageInfo, config: Config) -> dict:
+def _image_row(info: ImageInfo, config: Config) -> dict[str, Any]:
     planned = patches_of(info, config) * config.records_per_patch(info.split)
     names = ("image_id", "split", "label", "group", "height", "width", "block_height", "block_width", "facts")
     facts = {name: info.fact(name) for name in ("mpp", "crs", "transform", "nodata")}
     return {name: getattr(info, name) for name in names} | facts | {"planned": planned}
 
 
-def _rejected_row(rejected: Rejected) -> dict:
+def _rejected_row(rejected: Rejected) -> dict[str, Any]:
     return {"image_id": rejected.image_id, "reason": rejected.reason, "message": rejected.message, "planned": 0}
 
 

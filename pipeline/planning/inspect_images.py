@@ -28,7 +28,7 @@ from pipeline.readers.rescaled import open_to_scale
 
 
 @dataclasses.dataclass
-class InspectImages(beam.PTransform):
+class InspectImages(beam.PTransform):  # type: ignore[type-arg]
     """Slices of a listing -> what there is to do in each split, ``(split, Totals)``.
 
     Of each slice two tables are written into ``folder``: the facts of its images, for the accounts at the end, and its
@@ -46,7 +46,7 @@ class InspectImages(beam.PTransform):
     folder: str
     previous: Previous | None = None
 
-    def expand(self, slices):
+    def expand(self, slices):  # type: ignore[no-untyped-def]  # Beam would read annotations
         do = _Inspect(self.config, self.listing, self.folder, self.previous)
         return slices | beam.ParDo(do).with_output_types(tuple[str, Totals])
 

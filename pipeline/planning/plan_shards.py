@@ -29,7 +29,7 @@ _READS = 16
 
 
 @dataclasses.dataclass
-class PlanShards(beam.PTransform):
+class PlanShards(beam.PTransform):  # type: ignore[type-arg]
     """``(split, Totals)`` of slices -> every shard of every split, also those that stay empty: ``(name, URI)``.
 
     At the URI are the regions of the shard, among those of others; see :func:`read_shard`. Writes ``plan.json`` into
@@ -46,7 +46,7 @@ class PlanShards(beam.PTransform):
     folder: str
     images: int
 
-    def expand(self, totals):
+    def expand(self, totals):  # type: ignore[no-untyped-def]  # Beam would read annotations
         totals = beam.pvalue.AsDict(totals | "Total" >> beam.CombinePerKey(lambda totals: sum(totals, Totals())))
         return (
             totals.pvalue.pipeline

@@ -52,7 +52,7 @@ class Totals(NamedTuple):
     whole_pixels: int = 0
     text: int = 0
 
-    def __add__(self, other: Totals) -> Totals:  # type: ignore[override]
+    def __add__(self, other: Totals) -> Totals:
         return Totals(
             self.images + other.images,
             self.regions + other.regions,

@@ -212,7 +212,8 @@ def open_image(
         raise Unreadable("io_error", f"cannot be opened: {error.strerror or error}") from error
     try:
         with unreadable("corrupt_header", "its header cannot be understood"):
-            return _reader_module(file).open_reader(file, level, page)
+            found: Reader = _reader_module(file).open_reader(file, level, page)
+            return found
     except Unreadable:
         file.close()
         raise

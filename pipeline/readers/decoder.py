@@ -17,9 +17,10 @@ import mmap
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def _map(shared: int) -> mmap.mmap:
 def _answer(
     readers: collections.OrderedDict[int, Reader], connection: Connection, number: int, uri: str, choice: Choice,
     box: Box | None, memory: mmap.mmap | None,
-) -> list:  # fmt: skip
+) -> list[Any]:  # fmt: skip
     with _bounded():
         if number not in readers:
             served = lambda _: cast(BinaryIO, _Buffered(_Served(connection), _BUFFER))
@@ -136,7 +137,7 @@ def _answer(
 
 
 @contextlib.contextmanager
-def _bounded():
+def _bounded() -> Iterator[None]:
     """What an error of the process, and not of the file, means."""
     try:
         with unreadable("corrupt_data", "cannot be read"):
@@ -172,7 +173,7 @@ class _Served(io.RawIOBase):
     def _ask(self, offset: int, size: int) -> bytes:
         return self._question(["bytes", offset, size])
 
-    def _question(self, question: list) -> bytes:
+    def _question(self, question: list[Any]) -> bytes:
         self._connection.send_bytes(json.dumps(question).encode())
         data = self._connection.recv_bytes()
         if data[:1] == b"-":
@@ -186,7 +187,7 @@ class _Served(io.RawIOBase):
         self._at += len(data)
         return data
 
-    def readinto(self, buffer) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         data = self._ask(self._at, len(buffer))
         buffer[: len(data)] = data
         self._at += len(data)

@@ -95,7 +95,10 @@ class _IsolatedReader:
     def _pixels(self, box: Box) -> np.ndarray:
         shape, dtype = (box.height, box.width, self.layout.channels), np.dtype(self.layout.dtype)
         size = math.prod(shape) * dtype.itemsize
-        return self._ask(box, lambda memory: np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape).copy(), size)
+        found: np.ndarray = self._ask(
+            box, lambda memory: np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape).copy(), size
+        )
+        return found
 
     def _ask(self, box: Box | None, take: Callable[[mmap.mmap], np.ndarray] | None = None, size: int = 0) -> Any:
         """The layout, or what ``take`` makes of the memory with the pixels of a box."""
@@ -137,7 +140,7 @@ class _Decoder:
         # Kept for the next window: pages that are new to a process cost more than copying what they hold.
         self.memory = mmap.mmap(-1, 1)
 
-    def ask(self, question: list, size: int, serve: Callable[..., bytes]) -> list:
+    def ask(self, question: list[Any], size: int, serve: Callable[..., bytes]) -> list[Any]:
         """Its answer, with pixels in ``memory``; what it wants of the file is served meanwhile."""
         self.images = [*[number for number in self.images if number != question[0]][-7:], question[0]]
         if fresh := size > len(self.memory):
@@ -155,7 +158,8 @@ class _Decoder:
                 raise EOFError
             answer = json.loads(self._socket.recv_bytes())
             if answer[0] not in ("bytes", "prefetch"):
-                return answer
+                found: list[Any] = answer
+                return found
             try:
                 data = b"+" + serve(*answer)
             except StorageError as error:

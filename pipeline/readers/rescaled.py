@@ -128,7 +128,8 @@ class NearestReader:
         )
         row, col = int(rows[0]), int(cols[0])
         pixels = self._reader.read(Box(row, col, int(rows[-1]) + 1 - row, int(cols[-1]) + 1 - col))
-        return pixels[rows - row][:, cols - col]
+        found: np.ndarray = pixels[rows - row][:, cols - col]
+        return found
 
     def close(self) -> None:
         """See :class:`pipeline.readers.Reader`."""

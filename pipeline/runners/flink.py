@@ -79,7 +79,8 @@ def cluster_overview(master: str) -> dict[str, Any]:
             f"Beam options: no Flink answers at {url} ({_short(error)}); --flink-master takes HOST:PORT of the REST "
             "interface, the page of Flink"
         ) from error
-    return cluster
+    found: dict[str, Any] = cluster
+    return found
 
 
 def worker_command() -> str:
@@ -96,7 +97,7 @@ def _short(error: Exception) -> str:
 class FlinkRunner(flink_runner.FlinkRunner):
     """Beam's runner with jobs that can be watched and cancelled."""
 
-    def default_job_server(self, options):
+    def default_job_server(self, options: PipelineOptions) -> Any:
         flink = options.view_as(FlinkRunnerOptions)
         if not flink.flink_submit_uber_jar or flink.flink_master in flink_runner.MAGIC_HOST_NAMES:
             return super().default_job_server(options)
@@ -106,11 +107,11 @@ class FlinkRunner(flink_runner.FlinkRunner):
 
 
 class _JobServer(FlinkUberJarJobServer):
-    def create_beam_job(self, job_id, job_name, pipeline, options):
+    def create_beam_job(self, job_id: str, job_name: str, pipeline: Any, options: Any) -> FlinkBeamJob:
         jar, port = self.executable_jar(), self._artifact_port
         return _Job(self._master_url, jar, job_id, job_name, pipeline, options, artifact_port=port)
 
-    def executable_jar(self):
+    def executable_jar(self) -> Any:
         try:
             return super().executable_jar()
         except Exception as error:  # of the download, and for a path that does not exist

@@ -10,11 +10,11 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.config import Augment, Bounds, Config, Input, Raster
+from pipeline.config import Augment, Bounds, Config, Input, Points, Raster
 from pipeline.elements import ImageInfo, Rejected, digest, meta_of
 from pipeline.errors import Unreadable
 from pipeline.inputs.points import centres_of
@@ -145,7 +145,7 @@ def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counter
 def _cut_around_points(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
     """The patches around the points of these numbers."""
     try:
-        centres = centres_of(image.info, config.input.points, config.patch)
+        centres = centres_of(image.info, config.input.points or Points(), config.patch)
     except Unreadable as error:
         where = (image.info.image_id, config.input.level)
         records = cells.count * config.records_per_patch(image.info.split)
@@ -345,7 +345,7 @@ def _copies(
         yield copy, patches, companions, changes
 
 
-def _uniform(seed: int, identity: tuple, name: str) -> float:
+def _uniform(seed: int, identity: tuple[Any, ...], name: str) -> float:
     """A number 0..1 that decides one thing about one copy of a patch."""
     return digest(seed, "augment", *identity, name) / 2**64
 
@@ -358,14 +358,14 @@ class _One(NamedTuple):
     col: int
     copy: int
     label: str
-    attributes: tuple
+    attributes: tuple[Any, ...]
     done: str
 
 
 def _encode(one: _One, patch: np.ndarray, companions: dict[str, np.ndarray], config: Config) -> tuple[Row, bytes]:
     info = one.info
     encoded = {
-        name: encode_patch(patch if name == "image" else companions[name], form.encoding, form.quality)
+        name: encode_patch(patch if name == "image" else companions[name], form.encoding, form.jpeg_quality)
         for name, form in config.forms.items()
     }
     record = PatchRecord(

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 from collections.abc import Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,7 +74,7 @@ class Row(NamedTuple):
     image_offset: int
     image_length: int
     spooled: int = 0
-    attributes: tuple = ()
+    attributes: tuple[Any, ...] = ()
     companions: tuple[tuple[int, int], ...] = ()
     source: int = 0
 

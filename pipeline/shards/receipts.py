@@ -65,7 +65,7 @@ class Sums(NamedTuple):
     filtered: dict[str, int]
     rejected: list[Rejected]
     pixel_statistics: pixel_statistics.PixelStatistics
-    rows: list[dict[str, list]]
+    rows: list[dict[str, list[Any]]]
 
     @property
     def records(self) -> int:
@@ -74,13 +74,13 @@ class Sums(NamedTuple):
 
 
 @dataclasses.dataclass
-class SumReceipts(beam.PTransform):
+class SumReceipts(beam.PTransform):  # type: ignore[type-arg]
     """Names of complete shards of the version in ``folder`` -> a file of sums for each group, below ``work``."""
 
     folder: str
     work: str
 
-    def expand(self, names):
+    def expand(self, names):  # type: ignore[no-untyped-def]  # Beam would read annotations
         folder, work = self.folder, self.work
         return (
             names
@@ -138,7 +138,7 @@ def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
 
 def _read_receipts(folder: str, names: list[str]) -> Iterator[tuple[ShardResult, dict[str, Any]]]:
     """Each receipt, with what the table of shards tells of its content and its file."""
-    for data in storage.read_many(storage.join(folder, receipt_file(name)) for name in names):
+    for data in storage.read_many((storage.join(folder, receipt_file(name)) for name in names), storage.read_bytes):
         receipt = ShardResult.from_json(json.loads(data))
         facts = {
             "receipt_bytes": len(data),
@@ -161,7 +161,7 @@ def read_sums(work: str, split: str, shards: int) -> Sums:
         RuntimeError: if shards are missing.
     """
     groups = [storage.join(work, _group_name(split, number)) for number in range(-(-shards // GROUP))]
-    parts = (_from_json(json.loads(data)) for data in storage.read_many(groups))
+    parts = (_from_json(json.loads(data)) for data in storage.read_many(groups, storage.read_bytes))
     tables, images, labels, filtered, rejected, pixels, rows = zip(*parts)
     table = pa.concat_tables(tables)
     expected = [ShardPlan(split, number, shards, ()).name for number in range(shards)]
@@ -198,7 +198,7 @@ def _add_up(images: pa.Table) -> pa.Table:
     return added.select(["image_id", *(f"{name}_sum" for name in counts)]).rename_columns(IMAGES_SCHEMA.names)
 
 
-def analysis_rows(pixels: pixel_statistics.PixelStatistics, labels: dict[str, int]) -> list[dict[str, list]]:
+def analysis_rows(pixels: pixel_statistics.PixelStatistics, labels: dict[str, int]) -> list[dict[str, list[Any]]]:
     """What tf-transform analyses of some shards: a row of their moments, and one more for every further label."""
     pixels = pixel_statistics.finished(pixels)
     count = pixels.count.astype(float)

@@ -149,9 +149,9 @@ class _Shard(NamedTuple):
     file: BinaryIO
     number: int
     regions: dict[bytes, dict[str, Any]]
-    columns: dict[str, list]
-    attributes: list[list]
-    companions: list[tuple[list, list]]
+    columns: dict[str, list[Any]]
+    attributes: list[list[Any]]
+    companions: list[tuple[list[Any], list[Any]]]
 
     def row(self, record: int, region: Region, config: Config) -> Row:
         """A record of it as a row of a new shard."""

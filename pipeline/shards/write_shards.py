@@ -48,7 +48,7 @@ from transforms.quality import Duplicates
 
 
 @dataclasses.dataclass
-class WriteShards(beam.PTransform):
+class WriteShards(beam.PTransform):  # type: ignore[type-arg]
     """Shards as :class:`pipeline.planning.plan_shards.PlanShards` names them -> the names of those that are complete.
 
     Each has its index, its regions and its receipt then.
@@ -65,7 +65,7 @@ class WriteShards(beam.PTransform):
     threads: int | None = None
     previous: Previous | None = None
 
-    def expand(self, planned):
+    def expand(self, planned):  # type: ignore[no-untyped-def]  # Beam would read annotations
         do = _Write(self.config, self.folder, self.threads, self.previous)
         workers = self.config.workers
         hints = {"accelerator": workers.accelerator, "min_ram": workers.min_ram and f"{workers.min_ram}B"}
@@ -77,7 +77,7 @@ class _Write(beam.DoFn):
     def __init__(self, config: Config, folder: str, threads: int | None, previous: Previous | None):
         self._config, self._folder, self._given, self._previous = config, folder, threads, previous
 
-    def setup(self):
+    def setup(self) -> None:
         self._threads = self._given or cores()
         limit_tensorflow_threads(self._threads)
         device(self._config.workers)  # a missing GPU fails here, before anything is read

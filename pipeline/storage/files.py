@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 if TYPE_CHECKING:
     from pipeline.storage.object_store import Object
 
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _READS = 16  # at a time
@@ -176,15 +177,15 @@ def read_if_there(uri: str) -> bytes | None:
         return None
 
 
-def read_many(uris: Iterable[str], read: Callable[[str], _Result] = read_bytes) -> Iterator[_Result]:
-    """The content of files in their order, some of them read at a time: what takes the time is the way to the storage.
+def read_many(items: Iterable[_Item], read: Callable[[_Item], _Result]) -> Iterator[_Result]:
+    """What ``read`` makes of items, in their order, some at a time: what takes the time is the way to the storage.
 
     Args:
-        uris: of the files.
-        read: what reads one of them.
+        items: such as URIs.
+        read: reads what belongs to one of them.
     """
     with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
-        yield from pool.map(read, uris)
+        yield from pool.map(read, items)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,10 @@ class _GoogleCloud(Store):
     def fetch(self, found: Object, start: int, stop: int) -> bytes:
         with _errors(found.uri):
             blob = self._blob(found.uri, generation=int(found.version))
-            return blob.download_as_bytes(start=start, end=stop - 1, raw_download=True, checksum=None, **self._once)
+            result: bytes = blob.download_as_bytes(
+                start=start, end=stop - 1, raw_download=True, checksum=None, **self._once
+            )
+            return result
 
     def page(self, prefix: str, token: str | None) -> tuple[list[Object], str | None]:
         with _errors(prefix):

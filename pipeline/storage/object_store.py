@@ -102,7 +102,8 @@ def store_of(uri: str) -> Store:
         importlib.import_module(library)
     except ImportError as error:
         raise UsageError(f"{scheme}:// needs {library}: pip install 'patchbeam[{extra}]'") from error
-    return importlib.import_module(f"pipeline.storage.{module}").store()
+    found: Store = importlib.import_module(f"pipeline.storage.{module}").store()
+    return found
 
 
 def retry(request: Callable[[], _Result]) -> _Result:

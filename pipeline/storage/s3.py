@@ -51,7 +51,8 @@ class _S3(Store):
     def fetch(self, found: Object, start: int, stop: int) -> bytes:
         with _errors(found.uri):
             place = _place(found.uri) | {"Range": f"bytes={start}-{stop - 1}", "IfMatch": found.version}
-            return self._client.get_object(**place)["Body"].read()
+            result: bytes = self._client.get_object(**place)["Body"].read()
+            return result
 
     def page(self, prefix: str, token: str | None) -> tuple[list[Object], str | None]:
         with _errors(prefix):
@@ -90,7 +91,8 @@ class _S3(Store):
 
     def _call(self, uri: str, name: str, **arguments: Any) -> dict[str, Any]:
         with _errors(uri):
-            return getattr(self._client, name)(**_place(uri), **arguments)
+            found: dict[str, Any] = getattr(self._client, name)(**_place(uri), **arguments)
+            return found
 
     def delete(self, uri: str) -> None:
         self._call(uri, "delete_object")
@@ -99,7 +101,8 @@ class _S3(Store):
         condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         try:
             with _errors(uri):
-                return self._client.put_object(**_place(uri), Body=data, **condition)["ETag"]
+                found: str | None = self._client.put_object(**_place(uri), Body=data, **condition)["ETag"]
+                return found
         except FileNotFoundError:  # the one to be replaced is gone
             return None
         except PreconditionError:

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from pipeline import storage
 from pipeline.child_processes import child_environment
 from pipeline.config import Config
 
-Rows = list[dict[str, list]]
+Rows = list[dict[str, list[Any]]]
 Write = Callable[[str, Config, Rows], None]
 
 

@@ -29,7 +29,9 @@ from transforms.normalize import export_image_model, input_specs, preprocess
 _ARROW = {"float64": pa.float64(), "float32": pa.float32(), "string": pa.large_binary()}
 
 
-def write_normalization(folder: str, size: tuple[int, int], channels: int, dtype: str, rows: list[dict]) -> None:
+def write_normalization(
+    folder: str, size: tuple[int, int], channels: int, dtype: str, rows: list[dict[str, Any]]
+) -> None:
     """Analyses the rows and exports the graphs.
 
     Args:
@@ -47,7 +49,9 @@ def write_normalization(folder: str, size: tuple[int, int], channels: int, dtype
         os.remove(os.path.join(folder, model, "fingerprint.pb"))
 
 
-def _analyze(folder: str, columns: dict[str, tf.TensorSpec], specs: dict[str, tf.TensorSpec], rows: list[dict]) -> None:
+def _analyze(
+    folder: str, columns: dict[str, tf.TensorSpec], specs: dict[str, tf.TensorSpec], rows: list[dict[str, Any]]
+) -> None:
     schema = pa.schema([(name, pa.large_list(_ARROW[spec.dtype.name])) for name, spec in columns.items()])
     # The analysis reads the moments alone, while the graph is traced with the image among its inputs.
     adapter = tensor_adapter.TensorAdapterConfig(

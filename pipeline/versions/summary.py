@@ -84,7 +84,7 @@ def _feature_class(name: str) -> str:
     return f"tensorflow_datasets.core.features.{name}"
 
 
-def _image(size: tuple[int, int], channels: int, dtype: str, encoding: str) -> dict:
+def _image(size: tuple[int, int], channels: int, dtype: str, encoding: str) -> dict[str, Any]:
     dimensions = {"dimensions": [str(n) for n in (*size, channels)]}
     if encoding == "raw":
         return _tensor(dtype, dimensions, "bytes")
@@ -92,14 +92,14 @@ def _image(size: tuple[int, int], channels: int, dtype: str, encoding: str) -> d
     return {"pythonClassName": _feature_class("image_feature.Image"), "image": content}
 
 
-def _features_dict(features: dict) -> dict:
+def _features_dict(features: dict[str, Any]) -> dict[str, Any]:
     return {"featuresDict": {"features": features}, "pythonClassName": _feature_class("features_dict.FeaturesDict")}
 
 
-def _tensor(dtype: str, shape: dict, encoding: str = "none") -> dict:
+def _tensor(dtype: str, shape: dict[str, Any], encoding: str = "none") -> dict[str, Any]:
     content = {"dtype": dtype, "shape": shape, "encoding": encoding}
     return {"pythonClassName": _feature_class("tensor_feature.Tensor"), "tensor": content}
 
 
-def _write_json(folder: str, name: str, values: dict) -> None:
+def _write_json(folder: str, name: str, values: dict[str, Any]) -> None:
     storage.write_bytes(storage.join(folder, name), (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())

@@ -13,7 +13,7 @@ import time
 import imagecodecs
 import numpy as np
 import pytest
-from test_build import REPO, checksums, configure
+from helpers import REPO, checksums, configure
 
 from pipeline.cli.main import main
 from pipeline.dataset.reading import open_dataset

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -14,21 +13,16 @@ import pyarrow.dataset
 import pytest
 import tensorflow as tf
 import tifffile
+from helpers import ODD, checksums, configure, patches_of, read_index, run
 
 import pipeline
 from pipeline import build as building
-from pipeline.build import build
-from pipeline.config import Config
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.errors import ConfigError, TooManyRejectedError, Unreadable
 from pipeline.inputs.slices import slices_of
 from pipeline.planning import inspect_images
-from pipeline.runners.options import parse_options
 from pipeline.versions import lifecycle
-
-REPO = pathlib.Path(__file__).parent.parent
-ONE_WORKER = ["--direct_num_workers=1"]
 
 
 @pytest.fixture
@@ -53,53 +47,6 @@ def images(tmp_path):
         else:
             tifffile.imwrite(root / name, array, tile=(32, 16), photometric="rgb", compression="deflate")
     return root, arrays
-
-
-def configure(root, out, **sections):
-    values = {
-        "input": {"images": [f"{root}/**/*"], "label": "folder"},
-        "output": {"path": str(out)},
-        "patch": {"size": 32},
-        "splits": {"train": 0.6, "test": 0.4},
-    }
-    for name, section in sections.items():
-        values[name] = values[name] | section if isinstance(values.get(name), dict) and name != "splits" else section
-    return Config.model_validate(values)
-
-
-@pytest.fixture
-def no_graphs(monkeypatch):
-    """Leaves out the analysis with tf-transform, which takes ten seconds, where a test is not about it."""
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
-
-
-def run(config, flags=ONE_WORKER):
-    return build(config, parse_options(flags))
-
-
-def read_index(folder):
-    return pyarrow.dataset.dataset(f"{folder}/index").to_table().to_pylist()
-
-
-def patches_of(folder):
-    """(image id, row, col) -> patch, with nothing but the index and NumPy (and a PNG decoder)."""
-    found = {}
-    for row in read_index(folder):
-        with open(f"{folder}/{row['shard']}", "rb") as file:
-            file.seek(row["image_offset"])
-            found[row["image_id"], row["row"], row["col"]] = imagecodecs.png_decode(file.read(row["image_length"]))
-    return found
-
-
-def checksums(folder, but=("manifest.json",)):
-    """File -> sha256 of everything below the folder, except what names the time or the machine."""
-    paths = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
-    names = {str(path.relative_to(folder)): path for path in paths}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in names.items()
-        if not name.startswith(tuple(but))
-    }
 
 
 @pytest.mark.parametrize(
@@ -129,10 +76,10 @@ def test_records_hold_exactly_the_patches_that_slicing_the_padded_images_gives(
     found = patches_of(outcome.folder)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[key], expected[key]) for key in expected)
-    account = outcome.manifest["accounts"]
-    assert account["planned"] == account["written"] == len(expected)
+    account = outcome.manifest.accounts
+    assert account.planned == account.written == len(expected)
     too_small = {name for name, a in arrays.items() if min(a.shape[:2]) < size and patch["edge"] != "pad"}
-    assert account["reasons"] == ({"too_small": len(too_small)} if too_small else {})
+    assert account.reasons == ({"too_small": len(too_small)} if too_small else {})
     assert verify(open_dataset(str(tmp_path / "out")), threads=2) == []
 
 
@@ -310,9 +257,8 @@ def test_groups_stay_together_and_labels_come_from_an_expression(images, tmp_pat
 def bad_images(images):
     """What real sets hold: each kind of broken file, beside good ones."""
     root, arrays = images
-    odd = REPO / "tests/data/odd"
-    shutil.copy(odd / "truncated_jpeg.jpg", root / "truncated.jpg")
-    shutil.copy(odd / "pil_sample_cmyk.jpg", root / "cmyk.jpg")
+    shutil.copy(ODD / "truncated_jpeg.jpg", root / "truncated.jpg")
+    shutil.copy(ODD / "pil_sample_cmyk.jpg", root / "cmyk.jpg")
     (root / "empty.jpg").write_bytes(b"")
     (root / "page.jpg").write_bytes(b"<!DOCTYPE html><title>404</title>")
     array = np.random.default_rng(2).integers(0, 256, (128, 128, 3), np.uint8)
@@ -354,9 +300,9 @@ def test_bad_images_and_bad_tiles_are_rejected_with_a_reason_and_everything_else
     tiles = {(row, col) for row in range(0, 128, 32) for col in range(0, 128, 32)} - {(32, 32)}
     assert {(row, col) for name, row, col in found if name == "tile.tif"} == tiles
     assert all(np.array_equal(found["tile.tif", r, c], array[r : r + 32, c : c + 32]) for r, c in tiles)
-    account = outcome.manifest["accounts"]
-    assert account["planned"] == account["written"] + account["filtered"] + account["rejected"]
-    assert (account["rejected"], account["images"], account["images_rejected"]) == (17, 11, 5)
+    account = outcome.manifest.accounts
+    assert account.planned == account.written + account.filtered + account.rejected
+    assert (account.rejected, account.images, account.images_rejected) == (17, 11, 5)
     table = pyarrow.dataset.dataset(f"{outcome.folder}/images.parquet").to_table().to_pylist()
     by_image = {row["image_id"]: (row["planned"], row["written"], row["rejected"], row["reason"]) for row in table}
     assert by_image["tile.tif"] == (16, 15, 1, None)
@@ -370,7 +316,7 @@ def test_too_many_rejections_publish_nothing_and_a_higher_limit_reuses_the_shard
         run(configure(root, tmp_path / "out"))
     assert lifecycle.latest(str(tmp_path / "out")) is None
     outcome = run(configure(root, tmp_path / "out", max_rejected=0.5))
-    assert outcome.manifest["counters"] == {"images_opened": 11, "shards_reused": 2}
+    assert outcome.manifest.counters == {"images_opened": 11, "shards_reused": 2}
     assert verify(open_dataset(str(tmp_path / "out")), threads=1) == []
 
 
@@ -424,8 +370,8 @@ def test_a_build_that_dies_leaves_the_published_version_and_its_own_shards_to_th
     assert open_dataset(str(tmp_path / "out")).folder == first.folder
     assert checksums(first.folder, but=()) == before
     finished = run(config)
-    shards = sum(split["shards"] for split in finished.manifest["splits"].values())
-    assert finished.manifest["counters"] == {"images_opened": 1, "shards_reused": shards}
+    shards = sum(split.shards for split in finished.manifest.splits.values())
+    assert finished.manifest.counters == {"images_opened": 1, "shards_reused": shards}
     clean = run(configure(root, tmp_path / "clean", output={"shard_size": "20KB"}))
     assert checksums(finished.folder) == checksums(clean.folder)
 
@@ -443,11 +389,11 @@ def test_what_an_attempt_left_of_more_images_is_not_counted(images, tmp_path, no
     for name in ("cats/a.png", "dogs/d.tif"):
         (root / name).unlink()
     finished = run(config)
-    assert finished.manifest["accounts"]["images"] == 4
+    assert finished.manifest.accounts.images == 4
     assert len(list((tmp_path / "out/versions").iterdir())) == 1
     clean = run(configure(root, tmp_path / "clean", output={"shard_size": "20KB"}))
     assert checksums(finished.folder) == checksums(clean.folder)
-    assert finished.manifest["accounts"] == clean.manifest["accounts"]
+    assert finished.manifest.accounts == clean.manifest.accounts
 
 
 def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_reused(
@@ -482,5 +428,5 @@ def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_grap
         with pytest.raises(TooManyRejectedError, match="no patch was written"):
             run(config)
     outcome = run(config)
-    assert outcome.manifest["counters"]["shards_written"] == 1
-    assert outcome.manifest["accounts"]["rejected"] == 0
+    assert outcome.manifest.counters["shards_written"] == 1
+    assert outcome.manifest.accounts.rejected == 0

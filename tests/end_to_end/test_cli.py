@@ -13,14 +13,14 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from test_build import REPO, checksums, configure, read_index
+from helpers import REPO, checksums, configure, read_index
 
 from pipeline import storage
 from pipeline.dataset.reading import open_dataset
 
 
 def patchbeam(*arguments, **options):
-    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    command = [sys.executable, "-m", "patchbeam", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPO, **options)
 
 
@@ -50,7 +50,7 @@ def test_the_commands_build_plan_inspect_and_verify(command_line, tmp_path):
     built = patchbeam("build", command_line, "--", "--direct_num_workers=2")
     assert built.returncode == 0, built.stderr
     dataset = open_dataset(str(tmp_path / "out"))
-    for split, facts in dataset.manifest["splits"].items():
+    for split, facts in dataset.manifest.splits.items():
         patches = collections.Counter(row["shard"] for row in read_index(dataset.folder) if row["split"] == split)
         uneven = max(patches.values()) * facts["shards"] / sum(patches.values())
         assert facts["largest_to_mean"] == pytest.approx(uneven, abs=5e-4)
@@ -112,7 +112,7 @@ def test_a_killed_build_and_its_rerun_give_the_bytes_of_an_uninterrupted_one(ima
     for number in range(6):
         big = rng.integers(0, 256, (1500, 1500, 3), np.uint8)
         tifffile.imwrite(images / f"big{number}.tif", big, tile=(256, 256), photometric="rgb")
-    command = [sys.executable, "-m", "pipeline", "build", str(command_line), "--set", "output.shard_size=500KB"]
+    command = [sys.executable, "-m", "patchbeam", "build", str(command_line), "--set", "output.shard_size=500KB"]
     process = subprocess.Popen([*command, "--", "--direct_num_workers=1"], cwd=REPO, stderr=subprocess.DEVNULL)
     receipts = lambda: list((tmp_path / "out").glob("versions/*/receipts/*.json"))
     deadline = time.monotonic() + 120
@@ -126,9 +126,9 @@ def test_a_killed_build_and_its_rerun_give_the_bytes_of_an_uninterrupted_one(ima
     resumed = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     dataset = open_dataset(str(tmp_path / "out"))
-    assert dataset.manifest["counters"]["shards_reused"] >= done
-    assert dataset.manifest["counters"]["shards_written"] >= 1
-    assert f"reused    {dataset.manifest['counters']['shards_reused']} of" in resumed.stdout
+    assert dataset.manifest.counters["shards_reused"] >= done
+    assert dataset.manifest.counters["shards_written"] >= 1
+    assert f"reused    {dataset.manifest.counters['shards_reused']} of" in resumed.stdout
     clean = subprocess.run([*command, "--output", str(tmp_path / "clean")], cwd=REPO, capture_output=True, text=True)
     assert clean.returncode == 0, clean.stderr
     found = checksums(dataset.folder)

@@ -10,7 +10,7 @@ import scipy.ndimage
 import tensorflow as tf
 import tifffile
 from PIL import Image
-from test_build import ONE_WORKER, checksums, read_index
+from helpers import ONE_WORKER, checksums, read_index
 
 import pipeline
 from pipeline.build import build
@@ -104,8 +104,8 @@ def test_training_patches_have_their_copies_and_the_record_says_how_to_make_them
         np.testing.assert_array_equal(record["image"], expected, err_msg=key)
     assert len(changes) == 1 + sum(record["copy"] > 0 for record in records.values())  # no two copies are changed alike
 
-    accounts = outcome.manifest["accounts"]
-    assert accounts["planned"] == accounts["written"] == len(records)
+    accounts = outcome.manifest.accounts
+    assert accounts.planned == accounts.written == len(records)
     statistics = open_dataset(str(tmp_path / "out")).statistics()["splits"]
     assert sum(s["channels"][0]["count"] for s in statistics.values()) == len(records) * SIZE * SIZE
     assert verify(open_dataset(str(tmp_path / "out")), 2) == []
@@ -128,7 +128,7 @@ def test_crops_lie_where_seed_image_and_number_say(images, tmp_path):
     root, arrays = images
     outcome = run(root, tmp_path / "out", patch=CROPS)
     records = records_of(tmp_path / "out")
-    assert len(records) == 4 * 15 == outcome.manifest["accounts"]["planned"]
+    assert len(records) == 4 * 15 == outcome.manifest.accounts.planned
     for name, array in arrays.items():
         for number in range(15):
             start = crop_start(digest(2, "crop", name, 0, number, 0), array.shape[:2], (SIZE, SIZE))
@@ -157,11 +157,11 @@ def test_crops_are_drawn_again_until_they_are_good_and_counted_when_they_never_a
     once = run(root, tmp_path / "once", patch=CROPS, quality=keep)
     thrice = run(root, tmp_path / "thrice", patch=CROPS | {"crops": {"per_image": 15, "tries": 6}}, quality=keep)
     for outcome in (once, thrice):
-        accounts = outcome.manifest["accounts"]
-        assert accounts["planned"] == 60 == accounts["written"] + accounts["filtered"]
+        accounts = outcome.manifest.accounts
+        assert accounts.planned == 60 == accounts.written + accounts.filtered
         assert all(row["entropy"] >= 6.5 for row in read_index(outcome.folder))
-    assert once.manifest["accounts"]["filtered"] > thrice.manifest["accounts"]["filtered"]
-    assert thrice.manifest["counters"]["crops_redrawn"] > 0 == once.manifest["counters"]["crops_redrawn"]
+    assert once.manifest.accounts.filtered > thrice.manifest.accounts.filtered
+    assert thrice.manifest.counters["crops_redrawn"] > 0 == once.manifest.counters["crops_redrawn"]
     kept = {row["key"] for row in read_index(once.folder)}
     assert kept <= {row["key"] for row in read_index(thrice.folder)}  # what was good stays
 
@@ -181,11 +181,11 @@ def test_the_bytes_of_crops_filters_and_copies_do_not_depend_on_the_workers(imag
     but = ("manifest.json", "inputs.parquet", "receipts", "regions", "shards.parquet")
 
     assert checksums(one.folder, but) == checksums(other.folder, but)
-    assert sum(split["shards"] for split in one.manifest["splits"].values()) > 2
-    accounts = one.manifest["accounts"]
-    assert accounts["planned"] == accounts["written"] + accounts["filtered"]
-    assert accounts["filtered"] == sum(accounts["filters"].values())
-    assert accounts["written"] > 0
+    assert sum(split.shards for split in one.manifest.splits.values()) > 2
+    accounts = one.manifest.accounts
+    assert accounts.planned == accounts.written + accounts.filtered
+    assert accounts.filtered == sum(accounts.filters.values())
+    assert accounts.written > 0
 
 
 def test_a_bad_block_costs_the_copies_of_its_patches(images, tmp_path):
@@ -197,10 +197,10 @@ def test_a_bad_block_costs_the_copies_of_its_patches(images, tmp_path):
     (root / "a.tif").write_bytes(data)
     for patch in ({"size": SIZE}, CROPS):
         outcome = run(root, tmp_path / f"out{len(patch)}", patch=patch, augment=AUGMENT, splits={"train": 1.0})
-        accounts = outcome.manifest["accounts"]
-        assert accounts["rejected"] > 0
-        assert accounts["rejected"] % 3 == 0
-        assert accounts["planned"] == accounts["written"] + accounts["rejected"]
+        accounts = outcome.manifest.accounts
+        assert accounts.rejected > 0
+        assert accounts.rejected % 3 == 0
+        assert accounts.planned == accounts.written + accounts.rejected
 
 
 def test_tfds_reads_copies(images, tmp_path):

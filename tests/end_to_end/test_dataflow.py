@@ -27,10 +27,9 @@ from pipeline.config import load_config
 from pipeline.runners.options import parse_options, runs_locally
 from pipeline.versions import lifecycle, summary
 
-ROOT = pathlib.Path(__file__).parent.parent
-DEPLOY = ROOT / "deploy" / "dataflow"
-CONFIG = ROOT / "configs" / "dataflow-gpu.yaml"
-DOCS = (ROOT / "docs" / "dataflow.md").read_text()
+DEPLOY = REPO / "deploy" / "dataflow"
+CONFIG = REPO / "configs" / "dataflow-gpu.yaml"
+DOCS = (REPO / "docs" / "dataflow.md").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 METADATA = json.loads((DEPLOY / "metadata.json").read_text())
 PARAMETERS = {parameter["name"]: parameter for parameter in METADATA["parameters"]}
@@ -241,9 +240,9 @@ def copied():
 
 
 def test_what_the_image_copies_exists():
-    assert [source for source, _ in copied() if not (ROOT / source).exists()] == []
-    packages = {source for source, _ in copied() if (ROOT / source).is_dir()}
-    assert packages == {path.parent.name for path in ROOT.glob("*/py.typed")}
+    assert [source for source, _ in copied() if not (REPO / source).exists()] == []
+    packages = {source for source, _ in copied() if (REPO / source).is_dir()}
+    assert packages == {path.parent.name for path in REPO.glob("*/py.typed")}
 
 
 def test_the_image_calls_the_launcher_that_it_copies():
@@ -266,8 +265,8 @@ def locked(path):
 
 def test_the_image_has_the_beam_of_the_lock_and_a_python_that_is_allowed():
     ((python, beam),) = re.findall(r"^FROM apache/beam_python([\d.]+)_sdk:([\d.]+)$", DOCKERFILE, re.M)
-    assert beam == locked(ROOT / "requirements.lock")["apache-beam"] == importlib.metadata.version("apache-beam")
-    (allowed,) = re.findall(r'^requires-python = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert beam == locked(REPO / "requirements.lock")["apache-beam"] == importlib.metadata.version("apache-beam")
+    (allowed,) = re.findall(r'^requires-python = "(.+)"$', (REPO / "pyproject.toml").read_text(), re.M)
     assert python in SpecifierSet(allowed)
     (of_launcher,) = re.findall(r"^FROM gcr\.io/\S+/python(\d+)-template-launcher-base:\S+ AS", DOCKERFILE, re.M)
     assert of_launcher == python.replace(".", "")
@@ -279,7 +278,7 @@ def test_the_cuda_libraries_are_those_that_the_locked_tensorflow_asks_for():
     pinned = locked(DEPLOY / "requirements-gpu.lock")
     assert pinned.keys() == cuda.keys()
     assert {name: version for name, version in pinned.items() if version not in cuda[name]} == {}
-    tensorflow = locked(ROOT / "requirements.lock")["tensorflow"]
+    tensorflow = locked(REPO / "requirements.lock")["tensorflow"]
     assert importlib.metadata.version("tensorflow") == tensorflow
     assert f"tensorflow[and-cuda]=={tensorflow}" in (DEPLOY / "requirements-gpu.lock").read_text()
 
@@ -287,7 +286,7 @@ def test_the_cuda_libraries_are_those_that_the_locked_tensorflow_asks_for():
 def test_the_command_of_the_documentation_publishes_without_gpu_and_without_dataflow(config):
     (arguments, flags) = re.search(r"patchbeam build (\S+ --set \S+) -- (.+)", DOCS).groups()
     path, _, override = arguments.split()
-    local = load_config(str(ROOT / path), [override])
+    local = load_config(str(REPO / path), [override])
     assert local.workers.device == "cpu"
     assert runs_locally(parse_options(flags.split(), local.beam))
     assert local.content_digest() == config.content_digest()
@@ -317,8 +316,8 @@ def test_a_build_publishes_what_the_launcher_had_written_and_then_there_is_no_jo
 
     outcome = build(small, options)
     assert outcome.folder == folder
-    assert outcome.manifest["counters"] == {"images_opened": 1, "shards_reused": 1}
-    assert outcome.manifest["splits"]["train"]["patches"] == 2
+    assert outcome.manifest.counters == {"images_opened": 1, "shards_reused": 1}
+    assert outcome.manifest.splits["train"].patches == 2
     assert launcher.submit(small, options) is None
 
 

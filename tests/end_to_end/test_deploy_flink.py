@@ -28,9 +28,8 @@ from pipeline.config import load_config
 
 pytestmark = pytest.mark.flink  # fetches schemas from Maven Central
 
-ROOT = pathlib.Path(__file__).parent.parent
-DEPLOY = ROOT / "deploy" / "flink"
-DOCUMENT = ROOT / "docs" / "flink-kubernetes.md"
+DEPLOY = REPO / "deploy" / "flink"
+DOCUMENT = REPO / "docs" / "flink-kubernetes.md"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "patchbeam" / "crd"
 
 # The operator of docs/flink-kubernetes.md, and a client library that carries the schemas of Kubernetes itself.
@@ -159,7 +158,7 @@ def test_every_file_that_the_dockerfile_copies_exists():
     assert len(copies) >= 5
     for stage, arguments in copies:
         *sources, _ = arguments.split()
-        missing = [source for source in sources if not (ROOT / source).exists()]
+        missing = [source for source in sources if not (REPO / source).exists()]
         assert stage in stages if stage else not missing
 
 
@@ -233,9 +232,9 @@ def test_every_mount_has_its_volume(pod):
 def test_what_is_mounted_into_the_containers_exists():
     for volume in COMPOSE["x-workers"]["volumes"]:
         source = DEPLOY / volume.split(":")[0]
-        assert source.exists() or source.resolve() == ROOT / "out"
+        assert source.exists() or source.resolve() == REPO / "out"
     config = COMMANDS["compose"][1].replace("/data/", "")
-    assert load_config(str(ROOT / config)).input.channels == 3
+    assert load_config(str(REPO / config)).input.channels == 3
 
 
 def test_every_task_manager_has_a_pool_of_its_own_on_its_localhost():
@@ -277,7 +276,7 @@ def test_the_pool_starts_the_same_way_everywhere():
 
 def test_files_that_the_document_names_exist():
     names = re.findall(r"(?:deploy|configs|docs|tests)/[\w./-]+\w", DOCUMENT.read_text())
-    assert len(names) >= 4 and not [name for name in names if not (ROOT / name).exists()]
+    assert len(names) >= 4 and not [name for name in names if not (REPO / name).exists()]
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------

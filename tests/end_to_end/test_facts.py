@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import rasterio
 from rasterio.transform import Affine
-from test_build import configure, no_graphs, run  # noqa: F401 a fixture
+from helpers import configure, run
 
 
 def test_the_place_of_an_image_is_in_the_table(tmp_path, no_graphs):  # noqa: F811

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 from PIL import Image
-from test_build import ONE_WORKER, checksums, patches_of, read_index
+from helpers import ONE_WORKER, checksums, patches_of, read_index
 
 from pipeline.build import build
 from pipeline.config import Config
@@ -69,7 +69,7 @@ def run(root, out, flags=ONE_WORKER, **sections):
 def test_every_score_is_in_the_index_and_is_that_of_the_patch(images, tmp_path):
     outcome = run(images, tmp_path / "out", quality={"nodata": 0, "tissue_threshold": 50})
     patches, rows = patches_of(outcome.folder), read_index(outcome.folder)
-    assert len(rows) == 8 * 12 + 5 * 4 == outcome.manifest["accounts"]["written"]
+    assert len(rows) == 8 * 12 + 5 * 4 == outcome.manifest.accounts.written
     expected = quality.score(np.stack([patches[r["image_id"], r["row"], r["col"]] for r in rows]), nodata=0,
                              tissue_threshold=50)  # fmt: skip
     for name, values in expected._asdict().items():
@@ -97,17 +97,17 @@ def test_what_is_kept_is_what_numpy_finds_in_the_unfiltered_dataset(images, tmp_
         )
         for row in read_index(everything.folder)
     }
-    accounts = outcome.manifest["accounts"]
+    accounts = outcome.manifest.accounts
 
     assert {row["key"] for row in read_index(outcome.folder)} == {key for key, name in named.items() if not name}
     counts = {name: list(named.values()).count(name) for name in set(named.values()) - {None}}
-    assert accounts["filters"] == counts
-    assert 0 < accounts["written"] < accounts["planned"] == accounts["written"] + accounts["filtered"]
+    assert accounts.filters == counts
+    assert 0 < accounts.written < accounts.planned == accounts.written + accounts.filtered
     table = pq.read_table(f"{outcome.folder}/images.parquet").to_pylist()
     assert [row["planned"] for row in table] == [row["written"] + row["filtered"] for row in table]
-    assert sum(row["filtered"] for row in table) == accounts["filtered"] == sum(counts.values())
+    assert sum(row["filtered"] for row in table) == accounts.filtered == sum(counts.values())
     pixels = json.loads(pathlib.Path(f"{outcome.folder}/statistics.json").read_text())
-    assert pixels["splits"]["train"]["channels"][0]["count"] == accounts["written"] * SIZE * SIZE
+    assert pixels["splits"]["train"]["channels"][0]["count"] == accounts.written * SIZE * SIZE
     assert verify(open_dataset(str(tmp_path / "out")), 2) == []
 
 
@@ -128,9 +128,9 @@ def test_copies_are_left_out_whatever_the_windows_and_threads(images, tmp_path, 
     but = ("manifest.json", "inputs.parquet", "receipts", "regions", "shards.parquet")
     assert checksums(outcome.folder, but) == checksums(other.folder, but)
 
-    accounts = outcome.manifest["accounts"]
-    assert accounts["filters"] == {"duplicates": accounts["filtered"]}
-    assert accounts["planned"] == accounts["written"] + accounts["filtered"]
+    accounts = outcome.manifest.accounts
+    assert accounts.filters == {"duplicates": accounts.filtered}
+    assert accounts.planned == accounts.written + accounts.filtered
     kept = {}
     for row in read_index(outcome.folder):
         kept.setdefault(row["image_id"], []).append(row["fingerprint"])
@@ -155,6 +155,6 @@ def test_an_image_that_does_not_decode_is_rejected_once_though_its_overview_fail
     data[200] ^= 0xFF
     (images / "b.png").write_bytes(data)
     outcome = run(images, tmp_path / "out", quality={})
-    account = outcome.manifest["accounts"]
-    assert (account["rejected"], account["reasons"]) == (20, {"corrupt_data": 1})
-    assert account["planned"] == account["written"] + account["rejected"]
+    account = outcome.manifest.accounts
+    assert (account.rejected, account.reasons) == (20, {"corrupt_data": 1})
+    assert account.planned == account.written + account.rejected

@@ -21,7 +21,7 @@ def peak_of_build(picture, out) -> int:
     """Peak memory of a build with two processes."""
     arguments = ["--input", picture, "--output", out, "--set", "output.encoding=jpeg", "--set", "splits={train: 1}"]
     flags = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
-    return peak_of("-m", "pipeline", "build", "configs/quickstart.yaml", *arguments, "--", *flags)
+    return peak_of("-m", "patchbeam", "build", "configs/quickstart.yaml", *arguments, "--", *flags)
 
 
 def peak_of(*arguments) -> int:
@@ -51,7 +51,7 @@ def test_a_picture_of_30000_pixels_a_side_builds_within_3_gb_and_twice_the_area_
     for side in (30_000, 42_426):
         write_mosaic(str(tmp_path / f"{side}.tif"), side)
         peaks[side] = peak_of_build(tmp_path / f"{side}.tif", tmp_path / str(side))
-        assert open_dataset(str(tmp_path / str(side))).manifest["accounts"]["written"] == (-(-side // 256)) ** 2
+        assert open_dataset(str(tmp_path / str(side))).manifest.accounts.written == (-(-side // 256)) ** 2
     print({side: f"{peak / 1e9:.2f} GB" for side, peak in peaks.items()})
     assert peaks[30_000] < 3e9
     assert peaks[42_426] < peaks[30_000] * 1.1
@@ -78,7 +78,7 @@ def test_a_picture_of_30000_pixels_a_side_is_stitched_within_2_gb(tmp_path):
 
     target = tmp_path / "scores.tif"
     began = time.perf_counter()
-    command = ("-m", "pipeline", "stitch", tmp_path / "out", "--image", "big.tif")
+    command = ("-m", "patchbeam", "stitch", tmp_path / "out", "--image", "big.tif")
     peak = peak_of(*command, "--predictions", folder, "--output", target)
     print(f"{peak / 1e9:.2f} GB, {time.perf_counter() - began:.0f} s, a file of {target.stat().st_size / 1e9:.2f} GB")
     assert peak < 2e9

@@ -9,7 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from test_build import checksums, configure, run
+from helpers import checksums, configure, run
 
 from pipeline.dataset.compare import compare_images
 from pipeline.dataset.reading import open_dataset
@@ -68,10 +68,10 @@ def rebuilt(root, tmp_path, **sections):
     nothing = tmp_path / f"fresh-{time.monotonic_ns()}"
     fresh = run(configure(root, nothing, max_rejected=1.0, **sections))
     assert checksums(second.folder) == checksums(fresh.folder)
-    assert second.manifest["accounts"] == fresh.manifest["accounts"]
-    assert second.manifest["splits"] == fresh.manifest["splits"]
+    assert second.manifest.accounts == fresh.manifest.accounts
+    assert second.manifest.splits == fresh.manifest.splits
     shutil.rmtree(nothing)
-    return {"images_opened": 0, "records_copied": 0, "shards_taken_over": 0} | second.manifest["counters"]
+    return {"images_opened": 0, "records_copied": 0, "shards_taken_over": 0} | second.manifest.counters
 
 
 SMALL = {"output": {"shard_size": "60KB"}}
@@ -189,7 +189,7 @@ def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, t
     out = str(tmp_path / "out")
     with lease.hold(out) as held:
         now, was = history.roll_back(out, held)
-    assert (now, was) == tuple(outcome.manifest["version"] for outcome in (first, second))
+    assert (now, was) == tuple(outcome.manifest.version for outcome in (first, second))
     with pytest.raises(WithdrawnError, match=rf"taken back at .*patchbeam publish {out} {was} publishes it again"):
         run(config)
     assert lifecycle.latest(out) == now

@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from test_build import REPO, checksums, configure, no_graphs, run  # noqa: F401 a fixture
+from helpers import REPO, checksums, configure, run
 
 from pipeline import storage
 from pipeline.build import build
@@ -41,15 +41,15 @@ def test_a_retry_cuts_only_what_was_rejected(broken, tmp_path, no_graphs):  # no
     ways = {"output": {"shard_size": "20KB"}, "max_rejected": 1.0}
     config = configure(root, tmp_path / "out", **ways)
     first = run(config)
-    assert first.manifest["accounts"]["reasons"] == {"corrupt_data": 1, "corrupt_header": 1}
+    assert first.manifest.accounts.reasons == {"corrupt_data": 1, "corrupt_header": 1}
     before = checksums(first.folder, but=())
     for name, data in good.items():
         (root / name).write_bytes(data)
     second = build(config, parse_options(["--direct_num_workers=1"]), retry=True)
     assert second.folder != first.folder
-    assert second.manifest["accounts"]["reasons"] == {}
-    assert second.manifest["accounts"]["written"] == first.manifest["accounts"]["written"] + 4 + 1
-    reused, written = (second.manifest["counters"][f"shards_{what}"] for what in ("taken_over", "written"))
+    assert second.manifest.accounts.reasons == {}
+    assert second.manifest.accounts.written == first.manifest.accounts.written + 4 + 1
+    reused, written = (second.manifest.counters[f"shards_{what}"] for what in ("taken_over", "written"))
     assert reused > written > 0
     assert checksums(first.folder, but=()) == before
     clean = run(configure(root, tmp_path / "clean", **ways))
@@ -64,7 +64,7 @@ def test_a_retry_without_a_repair_tries_again(broken, tmp_path, no_graphs):  # n
     assert run(config).unchanged
     second = build(config, parse_options(["--direct_num_workers=1"]), retry=True)
     assert not second.unchanged
-    assert second.manifest["counters"]["shards_written"] == 1  # the one with the bad tile
+    assert second.manifest.counters["shards_written"] == 1  # the one with the bad tile
     assert checksums(second.folder) == checksums(first.folder)
 
 
@@ -72,7 +72,7 @@ def test_the_command_takes_the_configuration_of_the_dataset(broken, tmp_path):
     root, good = broken
     (tmp_path / "c.yaml").write_text(json.dumps(configure(root, tmp_path / "out").model_dump(mode="json")))
     call = lambda *arguments: subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments], cwd=REPO, capture_output=True, text=True
+        [sys.executable, "-m", "patchbeam", *arguments], cwd=REPO, capture_output=True, text=True
     )
     built = call("build", str(tmp_path / "c.yaml"), "--set", "max_rejected=1.0")
     assert built.returncode == 0, built.stderr

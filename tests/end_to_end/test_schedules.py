@@ -31,9 +31,8 @@ from pipeline.errors import Exit
 from pipeline.runners.options import is_local, parse_options
 from pipeline.versions import lease, lifecycle
 
-ROOT = pathlib.Path(__file__).parent.parent
-DEPLOY = ROOT / "deploy"
-DOCS = (ROOT / "docs" / "schedules.md").read_text()
+DEPLOY = REPO / "deploy"
+DOCS = (REPO / "docs" / "schedules.md").read_text()
 
 # What the exit codes ask of a schedule: nothing more, once more, or a person.
 AGAIN, FINAL, STOPPED = {Exit.FAILED, Exit.BUSY}, {Exit.REJECTED, Exit.HELD, Exit.USAGE}, {Exit.INTERRUPTED}
@@ -249,7 +248,7 @@ def test_the_template_accepts_the_parameters_of_the_launch():
 
 
 def test_the_launch_is_the_one_of_the_documentation_of_dataflow():
-    text = (ROOT / "docs" / "dataflow.md").read_text()
+    text = (REPO / "docs" / "dataflow.md").read_text()
     launch = LAUNCH["launchParameter"]
     environment = launch["environment"]
     for part in (
@@ -336,7 +335,7 @@ def end(task, code):
         return type(error).__name__
 
 beam = lambda: BeamRunPythonPipelineOperator(
-    task_id="beam", py_interpreter=program, py_options=["-m", "pipeline", "build", "nightly.yaml"], py_file="--")
+    task_id="beam", py_interpreter=program, py_options=["-m", "patchbeam", "build", "nightly.yaml"], py_file="--")
 answer = {
     "errors": bag.import_errors, "dag": dag.dag_id, "catchup": dag.catchup, "runs": dag.max_active_runs,
     "command": task.command, "task": task.task_id, "retries": task.retries,
@@ -374,7 +373,7 @@ def test_airflow_loads_the_dag_and_tries_again_only_what_may_pass(airflow, tmp_p
     assert answer["beam"] == {"0": None} | dict.fromkeys(["1", "64", "75"], "AirflowException")
     (arguments,) = set(called.read_text().splitlines()) - {"build"}
     python, module, name, *arguments = arguments.split()
-    assert (python, module) == ("-m", "pipeline")
+    assert (python, module) == ("-m", "patchbeam")
     context = main.main.commands[name].make_context(name, arguments)
     assert is_local(parse_options(list(context.params["beam_options"]), {}))
 
@@ -429,4 +428,4 @@ def test_the_command_lines_of_systemd_and_cron_build_and_publish(nightly):
 
 def test_files_that_the_documentation_names_exist():
     names = set(re.findall(r"(?:deploy|configs|docs|tests)/[\w@./-]+\w", DOCS))
-    assert len(names) >= 6 and not [name for name in names if not (ROOT / name).exists()]
+    assert len(names) >= 6 and not [name for name in names if not (REPO / name).exists()]

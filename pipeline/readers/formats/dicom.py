@@ -80,7 +80,8 @@ def _slide(
             return 255
         with lock:  # the file has one position
             file.seek(0)
-            return read(frame)
+            found: np.ndarray | float = read(frame)
+            return found
 
     block = (min(tile[0], height), min(tile[1], width))
     return BlockReader(file, Layout(height, width, tile[2], dtype, *block, colour, bits, mpp=_mpp(header)), [decode])

@@ -38,7 +38,10 @@ def decode(data: bytes, space: str) -> np.ndarray:
     import simplejpeg
 
     pixels = simplejpeg.decode_jpeg(data, space, strict=True)  # the accurate transform, as libjpeg's default
-    return np.invert(pixels, out=pixels) if space == "CMYK" else pixels  # Adobe stores inverted inks, and all follow
+    found: np.ndarray = (
+        np.invert(pixels, out=pixels) if space == "CMYK" else pixels
+    )  # Adobe stores inverted inks, and all follow
+    return found
 
 
 def decode_tables(data: bytes, tables: bytes | None, space: str, transform: int | None) -> np.ndarray:
@@ -52,4 +55,5 @@ def decode_tables(data: bytes, tables: bytes | None, space: str, transform: int 
     if transform is not None:
         start += b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
     shared = tables[2:-2] if tables else b""
-    return simplejpeg.decode_jpeg(start + shared + data[2:], space, strict=True)
+    found: np.ndarray = simplejpeg.decode_jpeg(start + shared + data[2:], space, strict=True)
+    return found

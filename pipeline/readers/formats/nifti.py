@@ -14,8 +14,9 @@ import threading
 import numpy as np
 
 from pipeline.errors import Unreadable
+from pipeline.parallel import Once
 from pipeline.readers import ImageFile, Layout, Reader, check_inside, check_plausible, extra, unreadable
-from pipeline.readers.whole import Once, check_size
+from pipeline.readers.whole import check_size
 from transforms.grid import Box
 
 _MICROMETRES = {1: 1e6, 2: 1e3, 3: 1.0}  # xyzt_units & 7: metre, millimetre, micrometre
@@ -28,7 +29,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> Reader:
         raise Unreadable("no_such_level", f"a NIfTI has level 0 only, asked for {level}")
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    stream = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[call-overload]
+    stream = gzip.GzipFile(fileobj=file) if packed else file
     head = stream.read(540)
     if head[344:348] == b"ni1\0":
         raise Unreadable("unsupported_mode", "header and pixels in two files; convert it to .nii")
@@ -93,7 +94,7 @@ class _Slice:
         one = self.layout.width * self.layout.channels * self._form.itemsize
         with unreadable("corrupt_data", "does not decode"), self._lock:
             self.file.seek(0)
-            stream = gzip.GzipFile(fileobj=self.file) if self._packed else self.file  # type: ignore[call-overload]
+            stream = gzip.GzipFile(fileobj=self.file) if self._packed else self.file
             stream.seek(self._start + row * one)
             data = stream.read(rows * one)
         if len(data) < rows * one:

@@ -267,7 +267,8 @@ class _Blocks:
         """One block: ``[height, width, samples]``, or one number where the file leaves it out."""
         page, index = self.page, (plane * self.down + down) * self.across + across
         if not page.databytecounts[index]:
-            return page.nodata
+            found: np.ndarray | float = page.nodata
+            return found
         data = _read(self._file, self._lock, page.dataoffsets[index], page.databytecounts[index])
         rows = self._block[0] if page.is_tiled else min(self._block[0], page.imagelength - down * self._block[0])
         if self._space:

@@ -48,7 +48,7 @@ def _guess_axes(shape: tuple[int, ...]) -> list[str]:
     return [f"axis {number}" for number in range(len(shape) - 2)] + ["y", "x"]
 
 
-def _mpp(axes: list[dict], scale: list[float] | None) -> tuple[float, float] | None:
+def _mpp(axes: list[dict[str, Any]], scale: list[float] | None) -> tuple[float, float] | None:
     sizes = {axis["name"]: step * _MICROMETRES.get(axis.get("unit", ""), 0) for axis, step in zip(axes, scale or ())}
     down, across = sizes.get("y", 0), sizes.get("x", 0)
     return (down, across) if down > 0 and across > 0 else None

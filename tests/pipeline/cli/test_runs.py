@@ -3,12 +3,12 @@
 import concurrent.futures
 import datetime
 import json
-import pathlib
 import re
 import sys
 
 import click
 import pytest
+from helpers import REPO, make_manifest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import storage
@@ -27,18 +27,18 @@ from pipeline.errors import (
     WithdrawnError,
 )
 
-MANIFEST = {
-    "version": "20260101T000000Z-abababab",
-    "accounts": {"images": 5, "images_rejected": 1, "rejected": 3, "written": 40},
-    "splits": {"train": {"patches": 30}, "test": {"patches": 10}},
-    "counters": {"images_opened": 2, "pixels_decoded": 99, "records_copied": 7},
-    "gates": [
-        {"gate": "drift.mean", "passed": False, "sentence": "far", "measured": {"train/channel_0": 0.25}},
-        {"gate": "verify", "passed": True, "sentence": "whole", "measured": {"problems": 0}},
-    ],
-}
+GATES = [
+    {"gate": "drift.mean", "passed": False, "sentence": "far", "measured": {"train/channel_0": 0.25}},
+    {"gate": "verify", "passed": True, "sentence": "whole", "measured": {"problems": 0}},
+]
+MANIFEST = make_manifest(
+    accounts={"images": 5, "images_rejected": 1, "rejected": 3, "written": 40},
+    splits={"train": {"patches": 30}, "test": {"patches": 10}},
+    counters={"images_opened": 2, "pixels_decoded": 99, "records_copied": 7},
+    gates=GATES,
+)
 ERRORS = [
-    (TooManyRejectedError("x", {name: MANIFEST[name] for name in ("accounts", "counters")}), Exit.REJECTED, "rejected"),
+    (TooManyRejectedError("x", MANIFEST.accounts, MANIFEST.counters), Exit.REJECTED, "rejected"),
     (HeldBackError("x", MANIFEST), Exit.HELD, "held"),
     (WithdrawnError("x"), Exit.HELD, "held"),
     (ConfigError("x"), Exit.USAGE, "usage"),
@@ -75,9 +75,9 @@ def test_every_ending_has_its_line(out, error, code, outcome):
     line = record(out, error)
     assert (line["exit_code"], line["outcome"]) == (code, outcome)
     assert line["reason"]
-    assert line["version"] == (MANIFEST["version"] if isinstance(error, HeldBackError) else None)
+    assert line["version"] == (MANIFEST.version if isinstance(error, HeldBackError) else None)
     if isinstance(error, TooManyRejectedError):
-        assert (line["images"], line["images_rejected"], line["counters"]) == (5, 1, MANIFEST["counters"])
+        assert (line["images"], line["images_rejected"], line["counters"]) == (5, 1, MANIFEST.counters)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line["started"])
     assert line["started"] <= line["ended"]
 
@@ -87,8 +87,8 @@ def test_what_was_published_and_what_it_cost(out):
     assert (line["exit_code"], line["outcome"], line["reason"]) == (0, "published", None)
     assert (line["images"], line["images_rejected"], line["rejected"]) == (5, 1, 3)
     assert line["patches"] == {"train": 30, "test": 10}
-    assert line["counters"] == MANIFEST["counters"]
-    assert line["gates"] == MANIFEST["gates"]
+    assert line["counters"] == MANIFEST.counters
+    assert line["gates"] == GATES
     line = record(out, unchanged=True)
     assert (line["outcome"], line["counters"], line["images"]) == ("unchanged", {}, 5)
     assert [run["outcome"] for run in read_runs(out)] == ["published", "unchanged"]
@@ -104,7 +104,7 @@ def test_what_an_earlier_run_did_is_not_counted_again(out):
         run.output = out
         raise HeldBackError("x", MANIFEST, built=False)
     (line,) = read_runs(out)
-    assert (line["version"], line["counters"]) == (MANIFEST["version"], {})
+    assert (line["version"], line["counters"]) == (MANIFEST.version, {})
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -198,7 +198,7 @@ def test_a_configuration_that_is_wrong_is_told_too(tmp_path):
 
 
 def test_the_document_names_every_metric_and_every_key(out):
-    document = (pathlib.Path(__file__).parent.parent / "docs/gates.md").read_text(encoding="utf-8")
+    document = (REPO / "docs/gates.md").read_text(encoding="utf-8")
     line = record(out)
     families = text_string_to_metric_families(format_metrics(line, line))
     names = [family.name.removeprefix("patchbeam_") for family in families]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from test_build import configure, run
+from helpers import configure, run
 
 from pipeline import storage
 from pipeline.config import Config, Gates
@@ -138,7 +138,7 @@ def test_what_is_gone_does_not_pass(tmp_path):
     assert found["drift.mean"].sentence == "moved too far: train/channel_1 is gone; 0.5 is allowed"
     assert found["drift.labels.infinity_norm"].sentence == "moved too far: train/label is gone; 0.5 is allowed"
     json.dumps([verdict._asdict() for verdict in found.values()], allow_nan=False)
-    new.manifest["splits"]["train"]["images"] = 0
+    new.manifest.splits["train"].images = 0
     storage.write_bytes(f"{new.folder}/statistics.json", json.dumps({"splits": {}}).encode())
     assert {verdict.sentence for verdict in verdicts(new, old, drift=DRIFT).values()} == {
         "moved too far: train is gone; 0.5 is allowed"
@@ -148,7 +148,7 @@ def test_what_is_gone_does_not_pass(tmp_path):
 def test_a_published_version_that_cannot_be_read_holds_back(tmp_path):
     new, old = version(tmp_path / "new"), version(tmp_path / "old")
     manifest = json.loads(storage.read_bytes(f"{old.folder}/manifest.json"))
-    manifest["accounts"]["images"] = 11
+    manifest.accounts.images = 11
     storage.write_bytes(f"{old.folder}/manifest.json", json.dumps(manifest).encode())
     (verdict,) = verdicts(new, old, patches={"min": 0.1}).values()
     assert not verdict.passed
@@ -227,26 +227,26 @@ STRICT = {"gates": {"verify": True, "patches": {"min": 0.5}, "drift": {"mean": 0
 def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(images, tmp_path):
     config = configure(images, tmp_path / "out", **STRICT)
     out, first = config.output.path, run(config)
-    assert [verdict["passed"] for verdict in first.manifest["gates"]] == [True, True, True]
+    assert [verdict.passed for verdict in first.manifest.gates] == [True, True, True]
     write_png(images / "a/99.png", np.full((200, 200, 3), 255, np.uint8))
     (images / "a/0.png").unlink()
     with pytest.raises(HeldBackError) as caught:
         run(config)
-    name = caught.value.manifest["version"]
+    name = caught.value.manifest.version
     assert str(caught.value).startswith(f"{name} is complete, and held back:\n  drift.mean: moved too far: t")
     assert str(caught.value).endswith(
-        f"\n{first.manifest['version']} stays published; patchbeam publish {out} {name} publishes it anyway"
+        f"\n{first.manifest.version} stays published; patchbeam publish {out} {name} publishes it anyway"
     )
-    assert lifecycle.latest(out) == first.manifest["version"]
+    assert lifecycle.latest(out) == first.manifest.version
     held_back = open_dataset(out, name)
     assert verify(held_back, 2) == []
-    assert [verdict["gate"] for verdict in held_back.manifest["gates"] if not verdict["passed"]] == ["drift.mean"]
+    assert [verdict.gate for verdict in held_back.manifest.gates if not verdict.passed] == ["drift.mean"]
     assert history.describe_versions(out).endswith("held back: drift.mean")
 
     with pytest.raises(HeldBackError) as again:  # nothing is built again, and nothing forgotten
         run(config)
     assert (caught.value.built, again.value.built) == (True, False)
-    assert [entry.name for entry in history.list_versions(out)] == [first.manifest["version"], name]
+    assert [entry.name for entry in history.list_versions(out)] == [first.manifest.version, name]
 
     with lease.hold(out) as held:
         lifecycle.publish(out, name, held, by="publish")
@@ -261,8 +261,8 @@ def test_gates_that_are_loosened_let_a_version_pass_without_building_it_again(im
         run(config)
     passed = run(configure(images, tmp_path / "out", gates={"drift": {"mean": 10}}))
     assert not passed.built
-    assert passed.manifest["version"] == caught.value.manifest["version"] == lifecycle.latest(config.output.path)
-    assert [(verdict["gate"], verdict["passed"]) for verdict in passed.manifest["gates"]] == [("drift.mean", True)]
+    assert passed.manifest.version == caught.value.manifest.version == lifecycle.latest(config.output.path)
+    assert [(verdict.gate, verdict.passed) for verdict in passed.manifest.gates] == [("drift.mean", True)]
     assert open_dataset(config.output.path).manifest == passed.manifest
 
 
@@ -321,10 +321,10 @@ def test_images_that_look_alike_in_two_splits(tmp_path):
     )
     with pytest.raises(HeldBackError) as caught:
         run(config)
-    (verdict,) = caught.value.manifest["gates"]
-    assert verdict["measured"] == {"leaks": len(photos) // 2}
-    assert "looks alike: 1.png in train and 1-again.jpg in test" in verdict["sentence"]
-    assert verdict["sentence"].endswith("; 1 images show too little in their patches to be compared")
-    assert verdicts(open_dataset(str(tmp_path / "out"), caught.value.manifest["version"]), None, leakage="exact")[
+    (verdict,) = caught.value.manifest.gates
+    assert verdict.measured == {"leaks": len(photos) // 2}
+    assert "looks alike: 1.png in train and 1-again.jpg in test" in verdict.sentence
+    assert verdict.sentence.endswith("; 1 images show too little in their patches to be compared")
+    assert verdicts(open_dataset(str(tmp_path / "out"), caught.value.manifest.version), None, leakage="exact")[
         "leakage"
     ].passed

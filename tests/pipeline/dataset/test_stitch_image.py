@@ -1,7 +1,6 @@
 """From a dataset back to images: exact inverses, blended predictions, pyramids that other libraries read."""
 
 import itertools
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.runners.options import parse_options
 
 SIZE = (700, 1300)
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,7 @@ def source(tmp_path_factory):
     return root, pixels
 
 
-def make_dataset(source, tmp_path, monkeypatch, dtype="uint8", **patch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+def make_dataset(source, tmp_path, dtype="uint8", **patch):
     root, pixels = source
     values = {
         "input": {"images": f"{root}/{dtype}/*.tif", "dtype": dtype, "channels": pixels[dtype].shape[2]},
@@ -60,8 +59,8 @@ def make_dataset(source, tmp_path, monkeypatch, dtype="uint8", **patch):
         ("float32", "gaussian", {"stride": [96, 40], "pad_mode": "constant"}),
     ],
 )
-def test_a_dataset_gives_its_images_back_to_the_bit(source, tmp_path, monkeypatch, dtype, blend, patch):
-    dataset, pixels = make_dataset(source, tmp_path, monkeypatch, dtype, **patch)
+def test_a_dataset_gives_its_images_back_to_the_bit(source, tmp_path, dtype, blend, patch):
+    dataset, pixels = make_dataset(source, tmp_path, dtype, **patch)
     path = tmp_path / "a.tif"
     done = stitch_image(dataset, "a.tif", str(path), blend=blend)
 
@@ -72,8 +71,8 @@ def test_a_dataset_gives_its_images_back_to_the_bit(source, tmp_path, monkeypatc
     np.testing.assert_array_equal(found, pixels)
 
 
-def test_reduced_levels_are_means_of_the_level_above_and_are_found_by_readers(source, tmp_path, monkeypatch):
-    dataset, _ = make_dataset(source, tmp_path, monkeypatch, edge="shift")
+def test_reduced_levels_are_means_of_the_level_above_and_are_found_by_readers(source, tmp_path):
+    dataset, _ = make_dataset(source, tmp_path, edge="shift")
     stitch_image(dataset, "a.tif", str(tmp_path / "a.tif"))
 
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
@@ -89,7 +88,7 @@ def save_predictions(folder, dataset, make, parts=2):
     """``make(row, col)`` for every patch of every image, in several arrays, as a training framework would save them."""
     import pipeline
 
-    elements = [e for split in dataset.manifest["splits"] for e in pipeline.load(dataset.folder, split)]
+    elements = [e for split in dataset.manifest.splits for e in pipeline.load(dataset.folder, split)]
     folder.mkdir()
     for part in range(parts):
         mine = elements[part::parts]
@@ -97,8 +96,8 @@ def save_predictions(folder, dataset, make, parts=2):
         (folder / f"{part}.keys").write_text("".join(e["key"].numpy().decode() + "\n" for e in mine))
 
 
-def test_predictions_are_blended_over_the_overlap(source, tmp_path, monkeypatch):
-    dataset, _ = make_dataset(source, tmp_path, monkeypatch, stride=[96, 64], edge="drop")
+def test_predictions_are_blended_over_the_overlap(source, tmp_path):
+    dataset, _ = make_dataset(source, tmp_path, stride=[96, 64], edge="drop")
     save_predictions(tmp_path / "p", dataset, lambda row, col: np.full((96, 128, 2), [row, col], np.float32))
     done = stitch_image(
         dataset, "a.tif", str(tmp_path / "a.tif"), predictions=str(tmp_path / "p"), blend="average", fill=-1
@@ -114,8 +113,8 @@ def test_predictions_are_blended_over_the_overlap(source, tmp_path, monkeypatch)
     assert (found[672:] == -1).all() and (found[:, 1280:] == -1).all()
 
 
-def test_one_prediction_for_each_patch_becomes_a_map_of_classes(source, tmp_path, monkeypatch):
-    dataset, _ = make_dataset(source, tmp_path, monkeypatch)
+def test_one_prediction_for_each_patch_becomes_a_map_of_classes(source, tmp_path):
+    dataset, _ = make_dataset(source, tmp_path)
     save_predictions(tmp_path / "p", dataset, lambda row, col: np.array([row // 96 + 10 * (col // 128)], np.uint8))
     stitch_image(dataset, "a.tif", str(tmp_path / "a.tif"), predictions=str(tmp_path / "p"), labels=True)
 
@@ -125,8 +124,8 @@ def test_one_prediction_for_each_patch_becomes_a_map_of_classes(source, tmp_path
         assert set(np.unique(tiff.pages[2].asarray())) <= set(np.unique(tiff.pages[0].asarray()))
 
 
-def test_patches_that_are_missing_are_counted_and_filled(source, tmp_path, monkeypatch):
-    dataset, _ = make_dataset(source, tmp_path, monkeypatch)
+def test_patches_that_are_missing_are_counted_and_filled(source, tmp_path):
+    dataset, _ = make_dataset(source, tmp_path)
     (tmp_path / "p").mkdir()
     np.save(tmp_path / "p/a.npy", np.full((1, 96, 128), 5, np.uint8))
     (tmp_path / "p/a.keys").write_text("a.tif#0/96/128\n")
@@ -141,8 +140,8 @@ def test_patches_that_are_missing_are_counted_and_filled(source, tmp_path, monke
     )
 
 
-def test_what_does_not_fit_is_named(source, tmp_path, monkeypatch):
-    dataset, _ = make_dataset(source, tmp_path, monkeypatch)
+def test_what_does_not_fit_is_named(source, tmp_path):
+    dataset, _ = make_dataset(source, tmp_path)
     folder = tmp_path / "p"
     go = lambda image="a.tif": stitch_image(dataset, image, str(tmp_path / "o.tif"), predictions=str(folder))
     with pytest.raises(UsageError, match=r"--image z.tif: is not there; images.parquet lists all"):
@@ -168,8 +167,8 @@ def test_what_does_not_fit_is_named(source, tmp_path, monkeypatch):
     assert not (tmp_path / "o.tif").exists()
 
 
-def test_the_command_writes_the_image(source, tmp_path, monkeypatch):
-    _, pixels = make_dataset(source, tmp_path, monkeypatch)
+def test_the_command_writes_the_image(source, tmp_path):
+    _, pixels = make_dataset(source, tmp_path)
     arguments = ["stitch", str(tmp_path / "out"), "--image", "b.tif", "--output", str(tmp_path / "b.tif")]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tifffile
+from helpers import boxes_of, part, photo, picture
 from PIL import Image
-from test_readers import boxes_of, part, photo, picture
 
 from pipeline.config import Input
 from pipeline.errors import Unreadable

@@ -10,8 +10,8 @@ import textwrap
 import numpy as np
 import pytest
 import tifffile
+from helpers import RGB, SAMPLES, TILED, boxes_of, photo, write_tiff
 from PIL import Image
-from test_readers import RGB, SAMPLES, TILED, boxes_of, photo, write_tiff
 
 from pipeline import storage
 from pipeline.errors import Unreadable

@@ -6,8 +6,8 @@ import imagecodecs
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import SAMPLES, assert_reads, exif_of, message_of, open_and_read, part, photo, picture, reason_of
 from PIL import Image, ImageOps
-from test_readers import SAMPLES, assert_reads, exif_of, message_of, open_and_read, part, photo, picture, reason_of
 
 from pipeline.readers import open_image
 from transforms.grid import Box

@@ -9,13 +9,32 @@ import shutil
 import signal
 import struct
 import zlib
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 import tensorflow as tf
 import tifffile
+from helpers import (
+    GREY,
+    ODD,
+    RGB,
+    SAMPLES,
+    TILED,
+    assert_reads,
+    boxes_of,
+    chunk,
+    exif_of,
+    jpeg_of,
+    message_of,
+    open_and_read,
+    part,
+    photo,
+    picture,
+    reason_of,
+    shown,
+    write_tiff,
+)
 from PIL import Image, ImageOps
 
 from pipeline import storage
@@ -24,81 +43,8 @@ from pipeline.readers import Layout, open_image, whole
 from pipeline.readers.formats import tiff
 from transforms.grid import Box
 
-ROOT = Path(__file__).parents[1]
-ODD = ROOT / "tests/data/odd"
-SAMPLES = ROOT / "samples"
-
-
-def picture(height, width, channels=3, dtype="uint8", seed=0):
-    """``[height, width, channels]`` noise of the whole range of the type, in which every pixel differs."""
-    rng = np.random.default_rng(seed)
-    if dtype == "float32":
-        return rng.normal(0, 1000, (height, width, channels)).astype(dtype)
-    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
-
-
-def photo(height, width):
-    """Part of a photograph: what lossy codecs are made for."""
-    with Image.open(SAMPLES / "photos/chelsea.png") as image:
-        return np.asarray(image)[:height, :width].copy()
-
-
-def boxes_of(height, width, count=20, seed=0):
-    """The whole image, its four corners, and random boxes."""
-    yield Box(0, 0, height, width)
-    yield from (Box(row, col, 1, 1) for row in (0, height - 1) for col in (0, width - 1))
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        (top, bottom), (left, right) = (sorted(rng.integers(0, length + 1, 2)) for length in (height, width))
-        if top < bottom and left < right:
-            yield Box(int(top), int(left), int(bottom - top), int(right - left))
-
-
-def part(pixels, box):
-    return pixels[box.row : box.row + box.height, box.col : box.col + box.width]
-
-
-def open_and_read(path, level=0):
-    """(layout, all pixels)."""
-    reader = open_image(str(path), level)
-    try:
-        return reader.layout, np.array(reader.read(Box(0, 0, reader.layout.height, reader.layout.width)))
-    finally:
-        reader.close()
-
-
-def assert_reads(path, expected, block=None, level=0, count=20, page=None):
-    """The layout, the whole, and windows of it, are those of ``expected``."""
-    reader = open_image(str(path), level, page)
-    height, width, channels = expected.shape
-    block = block or (height, width)
-    assert reader.layout[:6] == (height, width, channels, expected.dtype.name, *block)
-    for box in boxes_of(height, width, count):
-        window = reader.read(box)
-        assert window.dtype == expected.dtype
-        np.testing.assert_array_equal(window, part(expected, box), err_msg=str(box))
-    reader.close()
-
-
-def reason_of(path, level=0, box=None):
-    """Why it cannot be opened, or else why it, or ``box``, cannot be read."""
-    with pytest.raises(Unreadable) as caught:
-        reader = open_image(str(path), level)
-        reader.read(box or Box(0, 0, reader.layout.height, reader.layout.width))
-    return caught.value.reason
-
-
-def message_of(path, level=0):
-    with pytest.raises(Unreadable) as caught:
-        open_image(str(path), level)
-    return caught.value.args
-
-
 # --- TIFF: how it is written, the pixels, and the block that the layout has to tell ---
 
-RGB = {"photometric": "rgb"}
-GREY = {"photometric": "minisblack"}
-TILED = {"tile": (32, 48)}
 TIFFS = {
     "tiled": (RGB | TILED, (100, 131, 3), "uint8", (32, 48)),
     "tiled, of one tile": (RGB | {"tile": (112, 144)}, (100, 131, 3), "uint8", (100, 131)),
@@ -159,16 +105,6 @@ TIFFS = {
     "one row": (GREY | {"tile": (16, 16), "compression": "lzw"}, (1, 97, 1), "uint16", (1, 16)),
     "one column": (GREY | {"rowsperstrip": 16, "compression": "lzw"}, (97, 1, 1), "uint16", (16, 1)),
 }  # fmt: skip
-
-
-def write_tiff(path, pixels, **ways):
-    file = {name: ways.pop(name) for name in ("byteorder", "bigtiff") if name in ways}
-    if ways.get("planarconfig") == "separate":
-        pixels = np.moveaxis(pixels, -1, 0)
-    elif pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    with tifffile.TiffWriter(path, **file) as writer:
-        writer.write(pixels, metadata=None, **ways)
 
 
 @pytest.mark.parametrize("name", TIFFS)
@@ -591,14 +527,6 @@ def test_the_file_is_touched_under_the_lock_only(tmp_path, watched, monkeypatch,
 ORIENTATIONS = range(1, 9)
 
 
-def shown(stored, orientation):
-    """What Pillow shows, for any number of channels and any type: it turns an image of the pixels' numbers."""
-    height, width, channels = stored.shape
-    numbers = Image.fromarray(np.arange(height * width, dtype=np.int32).reshape(height, width))
-    numbers.getexif()[274] = orientation
-    return stored.reshape(-1, channels)[np.asarray(ImageOps.exif_transpose(numbers))]
-
-
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize(
     "ways", [TILED, {"rowsperstrip": 8, "compression": "deflate"}, {}], ids=["tiles", "strips", "rows"]
@@ -646,21 +574,11 @@ def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, orientation)
 # --- PNG ---
 
 
-def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
 def make_png(height, width, depth, kind, rows, before=b"", after=b"", interlaced=0):
     """A PNG by hand: ``rows`` are packed rows of pixels, each gets filter 0."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
     data = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + chunk(b"IDAT", data) + after + chunk(b"IEND", b"")
-
-
-def exif_of(orientation, more=b""):
-    exif = Image.Exif()
-    exif[274] = orientation
-    return exif.tobytes().removeprefix(b"Exif\0\0") + more
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -858,12 +776,6 @@ def with_size(data, height, width):
     """A JPEG that claims another size in its frame header."""
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
-
-
-def jpeg_of(pixels, **ways):
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", **ways)
-    return out.getvalue()
 
 
 def test_a_jpeg_that_claims_to_be_huge_is_too_large_before_anything_is_decoded(tmp_path):

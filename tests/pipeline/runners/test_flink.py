@@ -102,7 +102,7 @@ def test_what_answers_and_is_no_flink_is_named(server, answer):
 def test_a_cluster_that_does_not_answer_is_said_in_one_sentence_by_the_command(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "c.yaml").write_text(f"input: {{images: '{tmp_path}/*.png'}}\noutput: {{path: {tmp_path}/out}}\n")
-    command = [sys.executable, "-m", "pipeline", "build", str(tmp_path / "c.yaml"), "--flink-master=127.0.0.1:9"]
+    command = [sys.executable, "-m", "patchbeam", "build", str(tmp_path / "c.yaml"), "--flink-master=127.0.0.1:9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 64
     assert re.fullmatch(
@@ -112,7 +112,7 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_sentence_by_the_command(t
 
 
 def test_a_master_is_for_flink_only(tmp_path):
-    command = [sys.executable, "-m", "pipeline", "build", "c.yaml", "--runner=direct", "--flink-master=here:1"]
+    command = [sys.executable, "-m", "patchbeam", "build", "c.yaml", "--runner=direct", "--flink-master=here:1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 64 and "--flink-master is for --runner flink, not direct" in done.stderr
 

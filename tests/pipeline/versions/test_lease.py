@@ -20,7 +20,7 @@ from pipeline.versions.lease import Owner
 NAME = "20240101T000000Z-abababab"
 HOLD = """
 import sys, time
-from pipeline import lease
+from pipeline.versions import lease
 with lease.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -157,12 +157,12 @@ def test_a_pointer_that_somebody_moved_in_between_stays_there(out):
         storage.write_bytes(f"{out}/LATEST", f"{other}\n".encode())
         with pytest.raises(LeaseLostError, match=rf"moved by somebody else .* patchbeam publish {out} {NAME}"):
             held.publish(NAME)
-    assert lifecycle.latest(out) == other
+    assert lifecycle.latest(out).name == other
     with lease.hold(out) as held:
         held.publish(NAME)
         held.publish(other)
         held.publish(NAME)
-    assert lifecycle.latest(out) == NAME
+    assert lifecycle.latest(out).name == NAME
 
 
 def test_an_output_that_cannot_be_written_is_a_configuration_error(tmp_path):

@@ -4,13 +4,17 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 
 import pytest
+from helpers import make_manifest
 
 from pipeline import storage
 from pipeline.elements import FORMAT
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, FormatError
 from pipeline.versions import lease, lifecycle
+from pipeline.versions.lifecycle import Version
+from pipeline.versions.manifest import read_manifest, write_manifest
 
 ONE, OTHER = "ab" * 32, "cd" * 32
 OLD, NEW = "20240101T000000Z-abababab", "20240202T000000Z-cdcdcdcd"
@@ -38,7 +42,7 @@ def write(out, name, **files):
     """A version with these files; ``__`` stands for a slash and ``_json`` for the suffix."""
     for path, data in files.items():
         path = path.replace("__", "/").replace("_json", ".json")
-        storage.write_bytes(storage.join(lifecycle.folder_of(out, name), path), data.encode())
+        storage.write_bytes(storage.join(Version(out, name).folder, path), data.encode())
 
 
 def content(out):
@@ -47,11 +51,11 @@ def content(out):
     return {path: text for path, text in files.items() if path not in (".lock", "published.jsonl")}
 
 
-def publish(out, name, manifest):
+def publish(version, **manifest):
     """Makes it complete and the latest."""
-    lifecycle.complete(out, name, manifest)
-    with lease.hold(out) as held:
-        lifecycle.publish(out, name, held)
+    write_manifest(version.folder, make_manifest(version=version.name, **manifest))
+    with lease.hold(version.output) as held:
+        lifecycle.publish(version, held)
 
 
 def started(digest):
@@ -60,101 +64,108 @@ def started(digest):
 
 def test_the_first_build_gets_a_version_with_its_time_and_digest(out):
     assert lifecycle.latest(out) is None
-    assert lifecycle.begin(out, ONE, ONE) == ("20250101T000000Z-abababab", False)
+    assert lifecycle.begin(out, ONE, ONE) == (Version(out, "20250101T000000Z-abababab"), False)
     assert content(out) == {"versions/20250101T000000Z-abababab/work/build.json": started(ONE)}
     assert lifecycle.latest(out) is None
 
 
 def test_an_unfinished_version_of_the_same_configuration_is_resumed_with_its_files(out):
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    write(out, name, receipts__train_json="{}", work__plan_json="{}")
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    write(out, version.name, receipts__train_json="{}", work__plan_json="{}")
     before = content(out)
-    assert lifecycle.begin(out, ONE, ONE) == (name, True)
+    assert lifecycle.begin(out, ONE, ONE) == (version, True)
     assert content(out) == before
 
 
 def test_what_another_configuration_left_unfinished_is_removed(out):
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    write(out, name, receipts__train_json="{}", work__plan_json="{}")
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    write(out, version.name, receipts__train_json="{}", work__plan_json="{}")
     again, resumed = lifecycle.begin(out, OTHER, OTHER)
-    assert (again, resumed) == ("20250101T000100Z-cdcdcdcd", False)
-    assert os.listdir(f"{out}/versions") == [again]
+    assert (again, resumed) == (Version(out, "20250101T000100Z-cdcdcdcd"), False)
+    assert os.listdir(f"{out}/versions") == [again.name]
 
 
 def test_the_newest_of_several_unfinished_versions_is_resumed(out):
     write(out, OLD, work__build_json=started(ONE))
     write(out, "20240301T000000Z-abababab", work__build_json=started(ONE))
     write(out, NEW, work__build_json=started(OTHER))
-    assert lifecycle.begin(out, ONE, ONE) == ("20240301T000000Z-abababab", True)
+    assert lifecycle.begin(out, ONE, ONE) == (Version(out, "20240301T000000Z-abababab"), True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '"x"', '{"content_digest": 5}'])
 def test_a_version_whose_beginning_cannot_be_read_is_removed(out, text):
     write(out, OLD, work__build_json=text, x="1")
-    name, resumed = lifecycle.begin(out, ONE, ONE)
+    version, resumed = lifecycle.begin(out, ONE, ONE)
     assert not resumed
-    assert os.listdir(f"{out}/versions") == [name]
+    assert os.listdir(f"{out}/versions") == [version.name]
 
 
 def test_publishing_writes_the_manifest_moves_the_pointer_and_removes_the_work(out):
-    name, _ = lifecycle.begin(out, ONE, ONE)
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    name = version.name
     write(out, name, data="pixels", work__plan_json="{}")
-    publish(out, name, {"version": name, "shards": [1]})
+    assert (version.is_complete, version.manifest) == (False, None)
+    publish(version, counters={"shards": 1})
     files = content(out)
     manifest = json.loads(files.pop(f"versions/{name}/manifest.json"))
     assert files == {"LATEST": f"{name}\n", f"versions/{name}/data": "pixels"}
     assert manifest.pop("checksum") == hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    assert manifest == {"version": name, "shards": [1]}
-    assert lifecycle.latest(out) == name
+    assert manifest == make_manifest(version=name, counters={"shards": 1}).model_dump(mode="json")
+    assert version.manifest == make_manifest(version=name, counters={"shards": 1})
+    assert version.is_complete
+    assert lifecycle.latest(out) == version
     assert not os.path.exists(f"{out}/versions/{name}/work")
 
 
 def test_a_manifest_that_was_edited_is_refused(out):
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    publish(out, name, {"format": FORMAT, "images": 7})
-    path = f"{out}/versions/{name}/manifest.json"
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    publish(version, counters={"images": 7})
+    path = f"{version.folder}/manifest.json"
     text = storage.read_bytes(path)
-    assert lifecycle.read_manifest(lifecycle.folder_of(out, name))["images"] == 7
-    for edited in (text.replace(b"7", b"8"), text[:-5], text.replace(b'"checksum"', b'"x"'), b"[]"):
-        storage.write_bytes(path, edited)
+    assert read_manifest(version.folder).counters == {"images": 7}
+    edits = {"7": "8", '"checksum"': '"x"', '"counters"': '"counter"'}
+    edited = [text.replace(old.encode(), new.encode()) for old, new in edits.items()]
+    for changed in (*edited, text[:-5], b"[]", b""):
+        assert changed != text
+        storage.write_bytes(path, changed)
         with pytest.raises(
             DatasetError, match="was changed after it was written, its checksum is another one; restore"
         ):
-            lifecycle.read_manifest(lifecycle.folder_of(out, name))
+            read_manifest(version.folder)
     storage.write_bytes(path, json.dumps(json.loads(text)).encode())  # other spaces are no other content
-    assert lifecycle.read_manifest(lifecycle.folder_of(out, name))["images"] == 7
+    assert read_manifest(version.folder).counters == {"images": 7}
 
 
 def test_an_output_of_a_newer_format_is_refused(out):
     lifecycle.check_format(out)
     write(out, OLD, manifest_json=json.dumps({"format": FORMAT + 1}))
     storage.write_bytes(f"{out}/LATEST", OLD.encode())
-    with pytest.raises(DatasetError, match=f"has format {FORMAT + 1}, this patchbeam writes format {FORMAT} .* newer"):
+    with pytest.raises(FormatError, match=f"has format {FORMAT + 1}, this patchbeam writes format {FORMAT} .* newer"):
         lifecycle.check_format(out)
 
 
 def test_a_published_version_is_never_touched_again(out):
     first, _ = lifecycle.begin(out, ONE, ONE)
-    write(out, first, data="first", receipts__x_json="{}")
-    publish(out, first, {"n": 1})
+    write(out, first.name, data="first", receipts__x_json="{}")
+    publish(first)
     kept = {path: text for path, text in content(out).items() if path != "LATEST"}
     for digest in (ONE, OTHER, ONE):
-        name, resumed = lifecycle.begin(out, digest, digest)
-        assert (name > first, resumed) == (True, False)
+        version, resumed = lifecycle.begin(out, digest, digest)
+        assert (version.name > first.name, resumed) == (True, False)
         assert lifecycle.latest(out) == first
         assert kept.items() <= content(out).items()
-    publish(out, name, {"n": 2})
-    assert lifecycle.latest(out) == name
+    publish(version)
+    assert lifecycle.latest(out) == version
     assert kept.items() <= content(out).items()
 
 
 def test_a_manifest_comes_before_the_pointer_and_the_pointer_before_the_work_goes(out, monkeypatch):
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    seen = []
-    replace, rmtree = os.replace, lifecycle.storage.shutil.rmtree
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    name, seen = version.name, []
+    replace, rmtree = os.replace, shutil.rmtree
     monkeypatch.setattr(os, "replace", lambda a, b: seen.append(os.path.relpath(b, out)) or replace(a, b))
     monkeypatch.setattr("shutil.rmtree", lambda a: seen.append(os.path.relpath(a, out)) or rmtree(a))
-    publish(out, name, {})
+    publish(version)
     order = [f"versions/{name}/manifest.json", "LEASE", "LEASE", "LATEST", "published.jsonl", f"versions/{name}/work"]
     assert seen == order  # the lease is taken, and looked at once more right before the pointer moves
 
@@ -163,34 +174,34 @@ def test_a_complete_version_that_is_not_published_stays_as_it_is_without_its_wor
     write(out, OLD, manifest_json='{"n": 1}')
     storage.write_bytes(f"{out}/LATEST", f"{OLD}\n".encode())
     write(out, NEW, manifest_json='{"n": 2}', data="pixels", work__build_json=started(OTHER), work__x="y")
-    name, resumed = lifecycle.begin(out, OTHER, OTHER)
-    assert (name, resumed) == ("20250101T000000Z-cdcdcdcd", False)
+    version, resumed = lifecycle.begin(out, OTHER, OTHER)
+    assert (version, resumed) == (Version(out, "20250101T000000Z-cdcdcdcd"), False)
     assert content(out) == {
         "LATEST": f"{OLD}\n",
         f"versions/{OLD}/manifest.json": '{"n": 1}',
         f"versions/{NEW}/manifest.json": '{"n": 2}',
         f"versions/{NEW}/data": "pixels",
-        f"versions/{name}/work/build.json": started(OTHER),
+        f"versions/{version.name}/work/build.json": started(OTHER),
     }
-    assert lifecycle.complete_versions(out) == [OLD, NEW]
-    assert lifecycle.unfinished(out) == name
+    assert lifecycle.complete_versions(out) == [Version(out, OLD), Version(out, NEW)]
+    assert lifecycle.unfinished(out) == version
 
 
 def test_versions_sort_as_they_follow_each_other_also_when_the_clock_was_set_back_or_stands_still(out):
     later = "20990101T000000Z-cdcdcdcd"
     write(out, later, manifest_json="{}")
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    assert name == "20990101T000001Z-abababab"
-    publish(out, name, {})
-    assert lifecycle.begin(out, ONE, ONE)[0] == "20990101T000002Z-abababab"
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    assert version.name == "20990101T000001Z-abababab"
+    publish(version)
+    assert lifecycle.begin(out, ONE, ONE)[0].name == "20990101T000002Z-abababab"
 
 
 def test_only_folders_are_listed(out, monkeypatch):
     write(out, OLD, manifest_json="{}")
     write(out, NEW, work__build_json=started(ONE), **{f"receipts__{n}_json": "" for n in range(9)})
     monkeypatch.setattr(storage, "files_below", lambda folder: pytest.fail(f"lists all of {folder}"))
-    assert lifecycle.begin(out, ONE, ONE) == (NEW, True)
-    assert lifecycle.unfinished(out) == NEW
+    assert lifecycle.begin(out, ONE, ONE) == (Version(out, NEW), True)
+    assert lifecycle.unfinished(out) == Version(out, NEW)
 
 
 def test_what_was_killed_while_it_wrote_is_swept_up(out):
@@ -201,36 +212,36 @@ def test_what_was_killed_while_it_wrote_is_swept_up(out):
 
 def test_what_was_published_is_noted_and_what_was_moved_by_hand_counts(out):
     first, _ = lifecycle.begin(out, ONE, ONE)
-    publish(out, first, {})
+    publish(first)
     second, _ = lifecycle.begin(out, OTHER, OTHER)
-    publish(out, second, {})
+    publish(second)
     assert [(note["version"], note["by"]) for note in lifecycle.publications(out)] == [
-        (first, "build"),
-        (second, "build"),
+        (first.name, "build"),
+        (second.name, "build"),
     ]
-    storage.write_bytes(f"{out}/LATEST", first.encode())
-    assert [note["version"] for note in lifecycle.publications(out)] == [first, second, first]
+    storage.write_bytes(f"{out}/LATEST", first.name.encode())
+    assert [note["version"] for note in lifecycle.publications(out)] == [first.name, second.name, first.name]
 
 
 def test_a_build_is_the_latest_one_also_when_the_clock_was_set_back(out):
     later = "20990101T000000Z-cdcdcdcd"
     write(out, later, manifest_json="{}")
     storage.write_bytes(f"{out}/LATEST", later.encode())
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    publish(out, name, {})
-    assert lifecycle.latest(out) == name
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    publish(version)
+    assert lifecycle.latest(out) == version
 
 
 def test_a_removal_that_was_interrupted_is_finished_by_the_next_build(out):
     write(out, OLD, receipts__x_json="{}")  # neither a manifest nor work: half of it is gone
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    assert os.listdir(f"{out}/versions") == [name]
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    assert os.listdir(f"{out}/versions") == [version.name]
 
 
 def test_a_build_is_resumed_below_a_folder_with_brackets(tmp_path):
     out = str(tmp_path / "slides[1]")
-    name, _ = lifecycle.begin(out, ONE, ONE)
-    assert lifecycle.begin(out, ONE, ONE) == (name, True)
+    version, _ = lifecycle.begin(out, ONE, ONE)
+    assert lifecycle.begin(out, ONE, ONE) == (version, True)
 
 
 def test_versions_of_another_output_are_left_alone_below_a_folder_with_a_star(tmp_path):
@@ -260,12 +271,12 @@ def test_a_pointer_that_is_no_text_is_refused(out):
 def test_a_pointer_is_read_with_or_without_the_end_of_its_line(out):
     for text in (NEW, f"{NEW}\n", f" {NEW}\r\n"):
         storage.write_bytes(f"{out}/LATEST", text.encode())
-        assert lifecycle.latest(out) == NEW
+        assert lifecycle.latest(out) == Version(out, NEW)
 
 
 def test_keeping_only_what_is_wanted_removes_the_rest_but_not_the_work(out):
     write(out, OLD, a="1", b="2", receipts__a_json="3", receipts__b_json="4", work__plan_json="5", worker="6")
-    lifecycle.keep_only(lifecycle.folder_of(out, OLD), {"a", "receipts/b.json", "not/there"})
+    lifecycle.keep_only(Version(out, OLD), {"a", "receipts/b.json", "not/there"})
     assert content(out) == {
         f"versions/{OLD}/a": "1",
         f"versions/{OLD}/receipts/b.json": "4",

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from helpers import make_manifest
 
 from pipeline.cli.progress_bar import describe_output
 from pipeline.versions import lease, lifecycle
+from pipeline.versions.manifest import write_manifest
 from pipeline.versions.progress import Progress, Receipts, read_progress
 
 NAME = "20250101T000000Z-abababab"
@@ -46,8 +48,8 @@ def test_shards_patches_and_rejections_come_from_receipts_which_are_read_once(bu
 
 def test_what_is_published_is_told_beside_what_is_being_built(building, tmp_path):
     out, _, _ = building
-    name, _ = lifecycle.begin(out, "ab" * 32, "ab" * 32)
-    lifecycle.complete(out, name, {})
+    version, _ = lifecycle.begin(out, "ab" * 32, "ab" * 32)
+    write_manifest(version.folder, make_manifest(version=version.name))
     with lease.hold(out) as held:
-        lifecycle.publish(out, name, held)
+        lifecycle.publish(version, held)
     assert describe_output(out) == f"published {NAME}\nbuilding  nothing"

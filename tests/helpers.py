@@ -1,0 +1,212 @@
+"""What several test files share: builds made by hand, what is read of them, and pictures in files."""
+
+import hashlib
+import io
+import pathlib
+import struct
+import zlib
+
+import imagecodecs
+import numpy as np
+import pyarrow.dataset
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from pipeline.build import build
+from pipeline.config import Config
+from pipeline.elements import FORMAT
+from pipeline.errors import Unreadable
+from pipeline.readers import open_image
+from pipeline.runners.options import parse_options
+from pipeline.versions.manifest import Manifest
+from transforms.grid import Box
+
+REPO = pathlib.Path(__file__).parent.parent
+SAMPLES = REPO / "samples"
+ODD = REPO / "tests/data/odd"
+
+# --- builds ---
+
+ONE_WORKER = ["--direct_num_workers=1"]
+
+
+def configure(root, out, **sections):
+    values = {
+        "input": {"images": [f"{root}/**/*"], "label": "folder"},
+        "output": {"path": str(out)},
+        "patch": {"size": 32},
+        "splits": {"train": 0.6, "test": 0.4},
+    }
+    for name, section in sections.items():
+        values[name] = values[name] | section if isinstance(values.get(name), dict) and name != "splits" else section
+    return Config.model_validate(values)
+
+
+def run(config, flags=ONE_WORKER):
+    return build(config, parse_options(flags))
+
+
+def read_index(folder):
+    return pyarrow.dataset.dataset(f"{folder}/index").to_table().to_pylist()
+
+
+def patches_of(folder):
+    """(image id, row, col) -> patch, with nothing but the index and NumPy (and a PNG decoder)."""
+    found = {}
+    for row in read_index(folder):
+        with open(f"{folder}/{row['shard']}", "rb") as file:
+            file.seek(row["image_offset"])
+            found[row["image_id"], row["row"], row["col"]] = imagecodecs.png_decode(file.read(row["image_length"]))
+    return found
+
+
+def checksums(folder, but=("manifest.json",)):
+    """File -> sha256 of everything below the folder, except what names the time or the machine."""
+    paths = [path for path in pathlib.Path(folder).rglob("*") if path.is_file()]
+    names = {str(path.relative_to(folder)): path for path in paths}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+        if not name.startswith(tuple(but))
+    }
+
+
+# --- pixels ---
+
+
+def picture(height, width, channels=3, dtype="uint8", seed=0):
+    """``[height, width, channels]`` noise of the whole range of the type, in which every pixel differs."""
+    rng = np.random.default_rng(seed)
+    if dtype == "float32":
+        return rng.normal(0, 1000, (height, width, channels)).astype(dtype)
+    return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
+
+
+def photo(height, width):
+    """Part of a photograph: what lossy codecs are made for."""
+    with Image.open(SAMPLES / "photos/chelsea.png") as image:
+        return np.asarray(image)[:height, :width].copy()
+
+
+def shown(stored, orientation):
+    """What Pillow shows, for any number of channels and any type: it turns an image of the pixels' numbers."""
+    height, width, channels = stored.shape
+    numbers = Image.fromarray(np.arange(height * width, dtype=np.int32).reshape(height, width))
+    numbers.getexif()[274] = orientation
+    return stored.reshape(-1, channels)[np.asarray(ImageOps.exif_transpose(numbers))]
+
+
+# --- files ---
+
+RGB = {"photometric": "rgb"}
+GREY = {"photometric": "minisblack"}
+TILED = {"tile": (32, 48)}
+
+
+def write_tiff(path, pixels, **ways):
+    file = {name: ways.pop(name) for name in ("byteorder", "bigtiff") if name in ways}
+    if ways.get("planarconfig") == "separate":
+        pixels = np.moveaxis(pixels, -1, 0)
+    elif pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    with tifffile.TiffWriter(path, **file) as writer:
+        writer.write(pixels, metadata=None, **ways)
+
+
+def exif_of(orientation, more=b""):
+    exif = Image.Exif()
+    exif[274] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0") + more
+
+
+def jpeg_of(pixels, **ways):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", **ways)
+    return out.getvalue()
+
+
+def chunk(name, data):
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+# --- what is read of them ---
+
+
+def boxes_of(height, width, count=20, seed=0):
+    """The whole image, its four corners, and random boxes."""
+    yield Box(0, 0, height, width)
+    yield from (Box(row, col, 1, 1) for row in (0, height - 1) for col in (0, width - 1))
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        (top, bottom), (left, right) = (sorted(rng.integers(0, length + 1, 2)) for length in (height, width))
+        if top < bottom and left < right:
+            yield Box(int(top), int(left), int(bottom - top), int(right - left))
+
+
+def part(pixels, box):
+    return pixels[box.row : box.row + box.height, box.col : box.col + box.width]
+
+
+def open_and_read(path, level=0):
+    """(layout, all pixels)."""
+    reader = open_image(str(path), level)
+    try:
+        return reader.layout, np.array(reader.read(Box(0, 0, reader.layout.height, reader.layout.width)))
+    finally:
+        reader.close()
+
+
+def assert_reads(path, expected, block=None, level=0, count=20, page=None):
+    """The layout, the whole, and windows of it, are those of ``expected``."""
+    reader = open_image(str(path), level, page)
+    height, width, channels = expected.shape
+    block = block or (height, width)
+    assert reader.layout[:6] == (height, width, channels, expected.dtype.name, *block)
+    for box in boxes_of(height, width, count):
+        window = reader.read(box)
+        assert window.dtype == expected.dtype
+        np.testing.assert_array_equal(window, part(expected, box), err_msg=str(box))
+    reader.close()
+
+
+def reason_of(path, level=0, box=None):
+    """Why it cannot be opened, or else why it, or ``box``, cannot be read."""
+    with pytest.raises(Unreadable) as caught:
+        reader = open_image(str(path), level)
+        reader.read(box or Box(0, 0, reader.layout.height, reader.layout.width))
+    return caught.value.reason
+
+
+def message_of(path, level=0):
+    with pytest.raises(Unreadable) as caught:
+        open_image(str(path), level)
+    return caught.value.args
+
+
+# --- manifests ---
+
+
+def make_manifest(accounts=None, splits=None, **changes):
+    """The manifest of a version that holds nothing, with these changes."""
+    split = {"images": 0, "patches": 0, "shards": 0, "bytes": 0, "largest_to_mean": 1.0}
+    counts = dict.fromkeys(("images", "images_rejected", "planned", "written", "filtered", "rejected"), 0)
+    values = {
+        "format": FORMAT,
+        "version": "20260101T000000Z-abababab",
+        "identity": "ab" * 32,
+        "content_digest": "cd" * 32,
+        "created": "2026-01-01T00:00:00Z",
+        "seconds": 1.0,
+        "host": "here",
+        "software": {},
+        "config": {},
+        "inputs": {"images": 0, "digest": "ef" * 32},
+        "previous": None,
+        "accounts": counts | {"filters": {}, "reasons": {}, "split_images": {}} | (accounts or {}),
+        "splits": {name: split | facts for name, facts in (splits or {}).items()},
+        "counters": {},
+        "files": {},
+    }
+    return Manifest.model_validate(values | changes)
