@@ -1,7 +1,7 @@
-"""What scores, augmentation and encoding of the same patches cost: python benchmarks/augmentation.py [--gpu]
+"""Cost of scores, augmentation and encoding of the same patches: python benchmarks/augmentation.py [--gpu]
 
-CPU milliseconds for each megapixel of patches of 256 x 256 of the sample slide, the best of several runs, one thread.
-With --gpu the same functions on the first GPU, in wall time, and whether its results are the same to the bit.
+Prints CPU milliseconds per megapixel of 256 x 256 patches of the sample slide, the best of several runs in one thread.
+With --gpu, it also times the functions on the first GPU, in wall time, and says whether the results are bit-identical.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ ALONE = {
 
 
 def patches(margin: int) -> np.ndarray:
-    """64 patches that lie side by side, with pixels around them."""
+    """Cuts 64 patches that lie side by side, with ``margin`` pixels on every side."""
     slide, step = tifffile.imread(SLIDE), SIZE
     places = [(r, c) for r in range(64, 2700, step) for c in range(64, 1850, step)][:64]
     return np.stack([slide[r - margin : r + SIZE + margin, c - margin : c + SIZE + margin] for r, c in places])
 
 
 def best(function, clock, tries: int) -> float:
-    """Milliseconds of the fastest of some calls after the first."""
+    """Returns the milliseconds of the fastest of ``tries`` calls after a first one."""
     function()
     spent = []
     for _ in range(tries):
@@ -60,7 +60,7 @@ def best(function, clock, tries: int) -> float:
 
 
 def augmenting(ranges: Ranges):
-    """Changes of the 64 patches, as a function without arguments."""
+    """Returns a function without arguments that changes the 64 patches."""
     augment, rng = Augmenter(ranges, (SIZE, SIZE), 3, "uint8", (0, 255)), np.random.default_rng(0)
     given = patches(augment.margin)
     changes = [draw(ranges, lambda _: rng.random()) for _ in given]
@@ -84,7 +84,7 @@ def main() -> None:
         "Pillow's grey value (for comparison)": lambda: [Image.fromarray(patch).convert("L") for patch in given],
     } | {name: augmenting(ranges) for name, ranges in ALONE.items()}
     rounds = {name: [] for name in work}
-    for _ in range(3):  # in turn, so that a busy minute of a shared machine does not hit one alone
+    for _ in range(3):  # in turn, so that a busy minute of a shared machine does not hit only one of them
         for name, function in work.items():
             rounds[name].append(best(function, time.process_time, max(1, arguments.tries // 3)))
     for name, spent in rounds.items():
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def compare_devices(work: dict, megapixels: float, tries: int) -> None:
-    """Prints the time of both devices, the copies to the GPU and back included, and whether they agree."""
+    """Prints the time of both devices, including the copies to the GPU and back, and whether their results agree."""
     if not tf.config.list_physical_devices("GPU"):
         raise SystemExit("TensorFlow sees no GPU here")
     for name in ("all scores", *ALONE):

@@ -1,6 +1,6 @@
-"""Encoders of patches, by speed and size, on the sample images: python benchmarks/codecs.py
+"""Speed and size of patch encoders on the sample images: python benchmarks/codecs.py
 
-Prints megapixels per second of one thread and bytes per pixel; patchbeam's own settings come first.
+Prints megapixels per second in one thread and bytes per pixel; patchbeam's own settings come first for each format.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 
 
 def patches(picture: np.ndarray, count: int = 24) -> list[np.ndarray]:
-    """Patches of 256 x 256, spread over the picture."""
+    """Cuts patches of 256 x 256, spread over the picture."""
     places = [(r, c) for r in range(0, picture.shape[0] - 255, 256) for c in range(0, picture.shape[1] - 255, 256)]
     chosen = places[:: max(1, len(places) // count)][:count]
     return [np.ascontiguousarray(picture[r : r + 256, c : c + 256]) for r, c in chosen]

@@ -1,8 +1,8 @@
 """Speed of cutting and stitching on one core, and on a GPU where there is one: python benchmarks/cutting.py
 
-Gigabytes of pixels of the patches (of stitching: of the image) per second, best of seven, against a plain copy of the
-same bytes, which is the bandwidth of the memory. With a GPU every result is also compared with that of the CPU, to the
-bit.
+Prints gigabytes of patch pixels (for stitching: of image pixels) per second, the best of seven, next to a plain copy of
+the image, which shows the bandwidth of the memory. With a GPU, every result is also compared bit by bit with that of
+the CPU.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transforms.stitch import _mosaic, plan_stitch
 from transforms.weigh import weigh
 
 SIZE = (256, 256)
-# A window of 16 MiB, which is what a build cuts at a time.
+# A window of 16 MiB, which a build cuts at a time.
 SHAPE = (2304, 2304, 3)
 
 
 def best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of seven runs, after one that traces."""
+    """Returns the seconds of the fastest of seven runs, after a first one that traces."""
     work()
     times = []
     for _ in range(7):
@@ -38,7 +38,7 @@ def best(work: Callable[[], object]) -> float:
 
 
 def cases(image: np.ndarray) -> dict[str, tuple[Callable[[], tf.Tensor], int]]:
-    """Name -> what is measured, and the bytes that count."""
+    """Maps the name of each case to the measured function and the number of bytes that count."""
     found: dict[str, tuple[Callable[[], tf.Tensor], int]] = {}
     channels, dtype = image.shape[2], image.dtype.name
     for name, stride, edge, dilation in [
@@ -53,10 +53,8 @@ def cases(image: np.ndarray) -> dict[str, tuple[Callable[[], tf.Tensor], int]]:
         window = tf.constant(image[: plan.source.height, : plan.source.width])
         vectors = [tf.constant(part) for part in plan[1:5]]
         size = grid.count * SIZE[0] * SIZE[1] * channels * image.dtype.itemsize
-        for compiled in (False, True):
-            cutter = make_cutter(SIZE, channels, dtype, jit_compile=compiled, dilation=dilation)
-            title = f"cut {dtype}, {name}" + (", compiled by XLA" if compiled else "")
-            found[title] = (lambda c=cutter, w=window, v=vectors: c(w, *v), size)
+        cutter = make_cutter(SIZE, channels, dtype, dilation=dilation)
+        found[f"cut {dtype}, {name}"] = (lambda c=cutter, w=window, v=vectors: c(w, *v), size)
     for blend in ("crop", "average", "hann"):
         grid = Grid.of(image.shape[:2], SIZE, (128, 128), "shift")
         patches = np.zeros((grid.count, *SIZE, channels), image.dtype)

@@ -1,10 +1,10 @@
-"""Reads every file below some folders as a build does, compares with other libraries, and makes a table of it.
+"""Reads every file below some folders as a build does, compares it with other libraries, and makes a table.
 
     .venv/bin/python benchmarks/formats.py FOLDER ...            prints the table
     .venv/bin/python benchmarks/formats.py --write FOLDER ...    puts it into docs/formats.md
 
-A file is read whole, in a decoder of its own. What it gives is compared with what Pillow, rasterio, OpenSlide, pydicom
-and nibabel give for the same file, as far as they read it.
+A file is read whole, in a decoder. Its pixels are compared with those that Pillow, rasterio, OpenSlide, pydicom and
+nibabel give for the same file, as far as they can read it.
 """
 
 import collections
@@ -27,7 +27,7 @@ NOT_IMAGES = {".json", ".md", ".txt"}
 
 
 def read(path):
-    """(pixels, layout, page) of a file."""
+    """Returns pixels, layout and page of a file."""
     page = None
     try:
         reader = open_isolated(str(path), Choice(), 60)
@@ -96,7 +96,7 @@ PEERS = {"Pillow": by_pillow, "rasterio": by_rasterio, "OpenSlide": by_openslide
 
 
 def compare(path, pixels, page):
-    """Names of the peers with the same pixels, and of those with others and how."""
+    """Returns the names of the peers with the same pixels, and the others with their differences."""
     same, other = [], []
     for name, peer in PEERS.items():
         try:

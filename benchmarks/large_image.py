@@ -1,17 +1,17 @@
-"""patchbeam against the codecs alone and against a plain tf.data script, on one large tiled TIFF, in one run.
+"""Compares patchbeam with the bare codecs and with a plain tf.data script, on one large tiled TIFF, in one run.
 
     python benchmarks/large_image.py [--side 20000] [--encoding jpeg|png] [--repeats 3]
 
-The picture is a mosaic of the sample images in JPEG tiles; every contender writes patches of 256 x 256. Measured are
+The picture is a mosaic of the sample images in JPEG tiles; every contender makes patches of 256 x 256:
 
-- floor: imagecodecs decodes every tile and encodes every patch in memory, in one thread; divided by the cores.
-  Nothing is cut, measured, framed or written.
-- patchbeam: a whole shard through ``pipeline.shards.write_shards.write_shard``, on all cores, once TensorFlow is running.
-- tf.data: decode with tifffile's array, ``tf.image.extract_patches``, ``tf.io.encode_*``, ``TFRecordWriter``, as the
-  documentation of TensorFlow suggests, with parallel maps; it holds the whole picture in memory.
-- command: ``patchbeam build`` as a user runs it, start-up of Beam and TensorFlow and the analysis included.
+- floor: imagecodecs decodes every tile and encodes every patch in memory, in one thread; the time is divided by the
+  number of cores. Nothing is cut, measured, framed or written.
+- patchbeam: ``pipeline.shards.write_shards.write_shard`` writes a whole shard on all cores, after TensorFlow started.
+- tf.data: tifffile's array, ``tf.image.extract_patches``, ``tf.io.encode_*`` and ``TFRecordWriter`` with parallel maps,
+  as the documentation of TensorFlow suggests; it holds the whole picture in memory.
+- command: ``patchbeam build`` as a user runs it, including the start-up of Beam and TensorFlow and the analysis.
 
-Each contender runs in a process of its own, so that the peak of memory is its own.
+Each contender runs in its own process, so that the peak of memory is its own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def floor(path: str, side: int, encoding: str, repeats: int) -> list[dict]:
     page = tifffile.TiffFile(path).pages[0]
 
     def work():
-        segments = page.segments(maxworkers=1, sort=False)  # decoding only what was read, in this thread
+        segments = page.segments(maxworkers=1, sort=False)  # decodes in this thread, one tile at a time
         return sum(len(encode_patch(tile[0], encoding)) > 0 for tile, _, _ in segments)
 
     return [measured(work, side * side) for _ in range(repeats)]

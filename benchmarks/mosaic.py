@@ -1,4 +1,4 @@
-"""Make a large tiled TIFF from the sample images, a tile at a time: python benchmarks/mosaic.py OUT.tif 20000"""
+"""Makes a large tiled TIFF from the sample images, tile by tile: python benchmarks/mosaic.py OUT.tif 20000"""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 
 
 def pictures() -> np.ndarray:
-    """The large photographs and the slide, cropped to one height and put side by side: ``[2048, W, 3]`` uint8."""
+    """Returns the large photographs and the slide, cropped to one height, side by side: ``[2048, W, 3]`` uint8."""
     photographs = [imagecodecs.jpeg8_decode(path.read_bytes()) for path in sorted(SAMPLES.glob("photos/*.jpg"))]
     slides = [tifffile.imread(path) for path in sorted(SAMPLES.glob("slides/*.svs"))]
     return np.concatenate([p[:2048] for p in photographs + slides if p.shape[0] >= 2048], axis=1)
 
 
 def tiles(side: int, tile: int) -> Iterator[np.ndarray]:
-    """The tiles of a ``side`` x ``side`` picture, row by row: the sample images, shifted from row to row."""
+    """Yields the tiles of a ``side`` x ``side`` picture, row by row: the sample images, shifted between rows."""
     source = pictures()
     height, width = source.shape[:2]
     for row in range(0, side, tile):

@@ -1,8 +1,8 @@
-"""What other ways to cut make of ten awkward images: python benchmarks/peers.py
+"""Compares other libraries for cutting patches on ten awkward images: python benchmarks/peers.py
 
-Prints a table: number of patches, share of the pixels that are in one, and what the way back gives: the image (yes),
-its values as another dtype, something else (no), or none where there is none. patchify and empatches
-want an older NumPy:
+Prints a table: the number of patches, the share of the pixels that lie in a patch, and the result of the inverse: the
+image (yes), its values in another dtype, something else (no), or none where there is no inverse. patchify and empatches
+need an older NumPy:
 
     python -m venv peers && peers/bin/pip install "patchify==0.2.3" "empatches==0.2.3" "numpy<2"
     peers/bin/python benchmarks/peers.py patchify empatches
@@ -46,18 +46,18 @@ CASES = [
 
 
 def image_of(case: Case) -> np.ndarray:
-    """Every value is there once, so that it says where it came from (modulo 256 for uint8, which is enough here)."""
+    """Makes an image of distinct values, which tell where they came from (modulo 256 for uint8, enough here)."""
     values = np.arange(np.prod(case.shape), dtype=np.float64).reshape(case.shape)
     if case.dtype == "float32":
         values[4, 5] = np.nan
     return values.astype(case.dtype)
 
 
-Result = tuple[np.ndarray, Callable[[], np.ndarray] | None]  # patches [N, h, w, C], and what makes the image of them
+Result = tuple[np.ndarray, Callable[[], np.ndarray] | None]  # patches [N, h, w, C], and their inverse
 
 
 def patchbeam(edge: str) -> Callable[[np.ndarray, Case], Result]:
-    """Ours, with one of the policies for borders."""
+    """Returns patchbeam's way to cut, with one of the edge policies."""
 
     def run(image: np.ndarray, case: Case) -> Result:
         from transforms.grid import Cells, Grid
@@ -77,7 +77,7 @@ def patchbeam(edge: str) -> Callable[[np.ndarray, Case], Result]:
 
 
 def tensorflow(padding: str) -> Callable[[np.ndarray, Case], Result]:
-    """``tf.image.extract_patches``, which has no inverse."""
+    """Returns the way of ``tf.image.extract_patches``, which has no inverse."""
 
     def run(image: np.ndarray, case: Case) -> Result:
         import tensorflow as tf
@@ -90,14 +90,14 @@ def tensorflow(padding: str) -> Callable[[np.ndarray, Case], Result]:
 
 
 def unfold(image: np.ndarray, case: Case) -> Result:
-    """What ``torch.Tensor.unfold`` gives, by NumPy's sliding windows."""
+    """Cuts like ``torch.Tensor.unfold``, with NumPy's sliding windows."""
     windows = np.lib.stride_tricks.sliding_window_view(image, case.size, axis=(0, 1))
     windows = windows[:: case.stride[0], :: case.stride[1]]
     return np.moveaxis(windows, 2, -1).reshape(-1, *case.size, case.shape[2]), None
 
 
 def with_patchify(image: np.ndarray, case: Case) -> Result:
-    """patchify; one step for both axes."""
+    """Cuts with patchify, which has one step for both axes."""
     from patchify import patchify, unpatchify
 
     if case.stride[0] != case.stride[1]:
@@ -107,7 +107,7 @@ def with_patchify(image: np.ndarray, case: Case) -> Result:
 
 
 def with_empatches(image: np.ndarray, case: Case) -> Result:
-    """empatches; square patches."""
+    """Cuts with empatches, which makes square patches with one stride."""
     from empatches import EMPatches
 
     if case.size[0] != case.size[1] or case.stride[0] != case.stride[1]:
@@ -130,11 +130,11 @@ WAYS: dict[str, Callable[[np.ndarray, Case], Result]] = {
 
 
 def outcome(way: Callable[[np.ndarray, Case], Result], case: Case) -> str:
-    """One cell of the table."""
+    """Returns one cell of the table."""
     image = image_of(case)
     try:
         patches, back = way(image, case)
-    except Exception as error:  # each has kinds of its own
+    except Exception as error:  # each library has its own errors
         return str(error) or type(error).__name__
     covered = np.isin(_bytes(image), _bytes(patches)).mean() if len(patches) else 0
     return f"{len(patches)}, {covered:.0%}, {_way_back(back, image) if back else 'none'}"
@@ -156,7 +156,7 @@ def _way_back(back: Callable[[], np.ndarray], image: np.ndarray) -> str:
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    """A pixel as one value that compares, NaN included."""
+    """Packs each pixel into one value that compares equal to itself, even with NaN."""
     flat = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
     return flat.view(np.dtype((np.void, flat.dtype.itemsize * flat.shape[1]))).ravel()
 
@@ -166,7 +166,7 @@ def _give_up(*_: Any) -> None:
 
 
 def main() -> None:
-    """Prints the table of the ways named as arguments, or of those that need nothing else."""
+    """Prints the table of the ways named as arguments, or of those that need no other installation."""
     signal.signal(signal.SIGALRM, _give_up)
     chosen = sys.argv[1:] or [name for name in WAYS if name not in ("patchify", "empatches")]
     print("| image | patch, stride |", " | ".join(chosen), "|")

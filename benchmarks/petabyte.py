@@ -1,9 +1,10 @@
-"""What a build of a petabyte asks of each part of the flow, by running the parts that hold more than a shard.
+"""Measures what a build of a petabyte costs, by running the parts of the flow that hold more than a shard.
 
     python benchmarks/petabyte.py [--images 100000] [--side 36204]
 
-No pixel is read. The plan of every image is made (on a sample, then multiplied), all regions are dealt to their shards,
-and the sums of all shards are read and settled as the process that starts a build does it, from files of full size.
+No pixel is read. The images are planned (a sample of them, for the time per image), all regions are dealt to their
+shards, and the sums of all shards are read and reconciled from files of full size, as by the process that starts a
+build.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def main() -> None:
 
 
 def settle_all(folder: str, images: int, side: int, shards: int, regions: int, patches: int) -> None:
-    """Writes a group of receipts, sums it up as a worker does, and the sums of all shards as the launcher does."""
+    """Sums up a group of receipts as a worker does, and reconciles the sums of all shards as the launcher does."""
     names = []
     for number in range(receipts.GROUP):
         mine = [Region(image((number * regions + i) % images, side), 0, 0, 1, 1) for i in range(regions)]

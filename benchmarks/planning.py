@@ -1,11 +1,11 @@
-"""Time and memory of a plan: of very many images in a manifest, or of very large ones; no file has to exist.
+"""Time and memory of a plan for very many images in an input manifest, or for very large ones; no file has to exist.
 
     python benchmarks/planning.py 1000000            # photographs of 400 to 1,200 pixels a side
     python benchmarks/planning.py 10000 36000        # slides of 36,000 x 36,000 pixels
     python benchmarks/planning.py 1 200000
 
-Prints seconds and the peak of the resident memory of all processes in each step, and how evenly the patches are spread
-over the shards. The plan is made a second time, with what a version before knows of all headers.
+Prints the seconds and the peak of the resident memory of all processes in each step, and how evenly the patches are
+spread over the shards. The plan is then made again, with all headers known from a previous version.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def write_manifest(path, rows):
 
 
 def pretend(side):
-    """Every file is there; its header says ``side`` x ``side`` in tiles, or, without one, a photograph of some size."""
+    """Fakes all files: headers of ``side`` x ``side`` tiled images or, if it is 0, photographs of various sizes."""
     storage.fingerprints = lambda uris: ["1-1"] * len(uris)
 
     def open_to_scale(uri, *_):
@@ -63,7 +63,7 @@ def pretend(side):
 
 
 def resident():
-    """Bytes of this process and those that it started."""
+    """Returns the resident bytes of this process and of those that it started."""
     total = 0
     for one in [process := psutil.Process(), *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -73,7 +73,7 @@ def resident():
 
 @contextlib.contextmanager
 def measured(what):
-    """Prints the seconds of the block and its peak of memory, looked at ten times a second."""
+    """Prints the seconds of the block and its peak of memory, sampled ten times a second."""
     peak, stop, start = resident(), threading.Event(), time.perf_counter()
 
     def look():

@@ -1,12 +1,12 @@
-"""What a rebuild costs against a build from nothing, by the part of the images that changed.
+"""Cost of a rebuild relative to a build from nothing, by the share of images that changed.
 
     python benchmarks/rebuild.py small [--images 10000] [--changed 0 1 10 100]
     python benchmarks/rebuild.py slides [--images 100] [--changed 0 1 10 100]
 
 ``small`` are JPEG photographs of 512 x 512, cut into patches of 256 x 256; ``slides`` are tiled TIFFs of 4,096 x 4,096
-with JPEG tiles. Every build is ``patchbeam build`` as a user runs it: the command includes the start-up of Beam and
-TensorFlow and the analysis with tf-transform; "build" is what the manifest has as its seconds, without the start-up.
-A changed image is another picture under the same name. Prints a table in Markdown.
+with JPEG tiles. Every build is ``patchbeam build`` as a user runs it: "command" includes the start-up of Beam and
+TensorFlow and the analysis with tf-transform; "build" is the seconds in the manifest, without the start-up. A changed
+image is another picture under the same name. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDE, TILE = {"small": 512, "slides": 4096}, 256
 
 
 class Pictures:
-    """Writes images of one kind, cut from a mosaic of the samples: number and turn decide which."""
+    """Writes images of one kind from a mosaic of the samples; number and turn determine the picture."""
 
     def __init__(self, kind: str, folder: pathlib.Path):
         self._kind, self._folder, self._source = kind, folder, pictures()
@@ -39,7 +39,7 @@ class Pictures:
         folder.mkdir()
 
     def write(self, number: int, turn: int) -> None:
-        """Makes or replaces an image."""
+        """Writes or replaces an image."""
         rng = np.random.default_rng([number, turn])
         side = SIDE[self._kind]
         if self._kind == "small":
@@ -54,7 +54,7 @@ class Pictures:
 
 
 def build(config: pathlib.Path, *arguments: str) -> tuple[float, dict]:
-    """Wall seconds of the command, and the manifest of what is published then."""
+    """Runs a build and returns its wall seconds and the manifest of the version that is published then."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "patchbeam", "build", str(config), *arguments]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)

@@ -1,14 +1,14 @@
-"""How much faster two workers are than one on this machine, start-up excluded.
+"""Throughput of one core and of all cores of this machine, without the start-up.
 
     python benchmarks/scaling.py [--side 10000] [--encoding jpeg|png] [--repeats 2]
 
-Builds two pictures and then eight of the same kind, each as a user would, and divides the work of six pictures by the
-difference in time: imports, planning, analysis and publishing cost the same in both and cancel out. Measured are
+Builds two pictures and then eight of the same kind, as a user would, and divides the work of six pictures by the
+difference in time: imports, planning, analysis and publishing cost the same in both and cancel out. The modes are
 
-- codecs: every tile decoded and every patch encoded in memory, by a process for each core. What the machine gives.
+- codecs: every tile is decoded and encoded in memory, on one core and with a process on each core: the machine's limit.
 - one: one process with one thread, on one core.
 - threads: one process with a thread for each core.
-- processes: a process for each core, with one thread.
+- processes: a process for each core, with one thread each.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ for _ in range(times):
 
 
 def seconds(command: list[list[str]], cores: list[int]) -> float:
-    """Wall time of commands that run at the same time on ``cores``."""
+    """Returns the wall time of commands that run at the same time on ``cores``."""
     start = time.perf_counter()
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     taskset = ["taskset", "--cpu-list", ",".join(map(str, cores))]
@@ -68,7 +68,7 @@ def build(folder: pathlib.Path, pictures: int, encoding: str, mode: str) -> floa
 
 def codecs(folder: pathlib.Path, pictures: int, encoding: str, cores: list[int]) -> float:
     command = [sys.executable, "-c", CODECS, f"{folder}/0.tif", encoding]
-    share = pictures * 4 // len(cores)  # four times, since it is short
+    share = pictures * 4 // len(cores)  # four times the work, because it is short
     return seconds([[*command, str(share)] for _ in cores], cores) / 4
 
 
@@ -90,7 +90,7 @@ def main() -> None:
         runs |= {"codecs, all": lambda n: codecs(folder, n, given.encoding, CORES)}
         few, many = PICTURES
         found: dict[str, float] = {}
-        for _ in range(given.repeats):  # interleaved, so that a busy moment of the machine meets all of them
+        for _ in range(given.repeats):  # interleaved, so that a busy moment of the machine hits all of them
             for mode, run in runs.items():
                 took = {n: run(n) for n in PICTURES}
                 rate = (many - few) * given.side**2 / 1e6 / (took[many] - took[few])

@@ -1,8 +1,8 @@
-"""Bytes and requests that a window costs on S3, by kind of file.
+"""Bytes and requests that reading a window costs on S3, by kind of file.
 
     python benchmarks/transfers.py [FOLDER for 2 GB of files]
 
-The files are served from their folder by a server on this machine that answers the requests of S3 that a reader makes.
+A server on this machine serves the files from their folder and answers the S3 requests that a reader makes.
 """
 
 import http.server
@@ -32,14 +32,14 @@ SVS = (
 
 
 def tiles_of(pixels, tile, encode):
-    """The encoded tiles of a picture, repeated for ever in rows of many."""
+    """Returns the encoded tiles of a picture, row by row."""
     rows, cols = pixels.shape[0] // tile, pixels.shape[1] // tile
     cut = [pixels[r * tile : (r + 1) * tile, c * tile : (c + 1) * tile] for r in range(rows) for c in range(cols)]
     return [encode(np.ascontiguousarray(one)) for one in cut]
 
 
 def write_tiled(path, side, tile, encoded, levels=1, **options):
-    """A TIFF of ``side`` x ``side`` pixels, and smaller ones of half the side each, of tiles that are repeated."""
+    """Writes a TIFF of ``side`` x ``side`` pixels, with pyramid levels of half the side each, from repeated tiles."""
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for level in range(levels):
             size = side >> level
@@ -52,7 +52,7 @@ def write_tiled(path, side, tile, encoded, levels=1, **options):
 
 
 def make_files(folder):
-    """(what, path, window) of each kind of file."""
+    """Yields the description, path and window of each kind of file."""
     picture = pictures()
     jpeg = lambda tile: imagecodecs.jpeg_encode(tile, 90)
     raw, plain = f"{folder}/plain.tif", tiles_of(picture, 256, lambda tile: tile.tobytes())
@@ -80,7 +80,7 @@ def make_files(folder):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """HEAD and GET of objects, with ranges; ``files`` is key -> path, ``sent`` counts bytes and requests."""
+    """Answers HEAD and ranged GET of objects; ``files`` maps keys to paths, ``sent`` counts bytes and requests."""
 
     protocol_version = "HTTP/1.1"
     files: typing.ClassVar = {}

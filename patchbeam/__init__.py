@@ -10,9 +10,9 @@ Build one, and train with it::
 =================  ====================================================================================================
 load               the patches of a split as a ``tf.data.Dataset``
 open_dataset       a version of a dataset: its manifest, statistics, shards and single patches
-build, plan        what the commands of these names do
+build, plan        the commands of these names, as functions
 Config             a configuration; ``load_config`` reads one from a YAML file
-Reader             what a plug-in for another format is, with ``Layout``, ``ImageFile``, ``Box``, ``Unreadable``,
+Reader             the interface of a plug-in for a format, with ``Layout``, ``ImageFile``, ``Box``, ``Unreadable``,
                    ``check_inside`` and ``check_single``; ``ReaderTests`` is the contract that its tests inherit
 =================  ====================================================================================================
 
@@ -31,7 +31,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def _check_packages() -> None:
-    """Raises ImportError where a file of somebody else hides one of our packages, such as a ``pipeline.py`` of yours."""
+    """Raises ImportError where another file, such as a ``pipeline.py`` of yours, hides one of our packages."""
     for name in ("pipeline", "transforms"):
         spec, ours = importlib.util.find_spec(name), os.path.join(_ROOT, name, "__init__.py")
         found = (spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))) or "nothing"
@@ -108,9 +108,9 @@ def build(
         output: replaces ``output.path``.
         overrides: keys of the configuration and their values, ``{"patch.size": 512}``.
         beam_options: flags of Beam, ``["--runner=FlinkRunner"]``.
-        retry: try again what the published version rejected.
-        fresh: take nothing over from earlier versions.
-        wait: for another build that writes to the same output.
+        retry: whether to try again what the published version rejected.
+        fresh: whether to take nothing over from earlier versions.
+        wait: whether to wait for another build that writes to the same output.
 
     Returns:
         The published version: ``outcome.folder``, ``outcome.manifest`` and whether it is ``unchanged``.

@@ -49,10 +49,10 @@ _SOFTWARE = (
 
 
 class Outcome(NamedTuple):
-    """How a build ended.
+    """The outcome of a build.
 
     Attributes:
-        version, manifest: of the published version.
+        version, manifest: the published version and its manifest.
         unchanged: whether it was published already.
         built: whether this build made it; an earlier one may have, and died before it published.
     """
@@ -64,14 +64,14 @@ class Outcome(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where the version lies."""
+        """The folder of the version."""
         return self.version.folder
 
 
 def plan_flow(
     p: beam.Pipeline, config: Config, listing_uri: str, images: int, work: str, previous: Previous | None = None
 ) -> beam.pvalue.PCollection[tuple[str, str]]:
-    """The half that reads headers only; leaves the plan and the table of images in ``work``."""
+    """Builds the half that reads headers only, and leaves the plan and the table of images in ``work``."""
     slices = p | "ListImages" >> beam.Create(slices_of(images)) | beam.Reshuffle()  # Slice
     totals = slices | InspectImages(config, listing_uri, work, previous)  # (split, Totals)
     planned: beam.pvalue.PCollection[tuple[str, str]] = totals | PlanShards(config, work, images)
@@ -79,13 +79,13 @@ def plan_flow(
 
 
 class Plan(NamedTuple):
-    """What a build would do.
+    """The plan of a build.
 
     Attributes:
         images: images that were found.
         opened: images whose headers were read; those of the others are known from the previous version.
-        previous: name of the published version that a build would copy from; None if there is none that can serve.
-        splits: split -> what there is to do, and into how many shards it would go.
+        previous: name of the published version that a build would copy from; None if none can serve.
+        splits: split -> the work that there is to do, and its number of shards.
         rejected: a row of ``image_id``, ``reason`` and ``message`` for each image that cannot be used.
     """
 
@@ -119,11 +119,11 @@ def plan(config: Config) -> Plan:
 def make_pipeline(
     config: Config, options: Any, version: Version, images: int, previous: Previous | None = None
 ) -> beam.Pipeline:
-    """The pipeline of a build, from ``inputs.parquet`` in the folder of a version to the shards there."""
+    """Makes the pipeline of a build, from ``inputs.parquet`` in the folder of a version to the shards there."""
     import_tensorflow()  # takes seconds; a plan and an unchanged build do without it
     from pipeline.shards.write_shards import WriteShards
 
-    # The workers may run in another folder.
+    # The workers may have another working directory.
     folder, work = storage.absolute(version.folder), storage.absolute(version.work)
     p = beam.Pipeline(runner=make_runner(options), options=options)
     planned = plan_flow(p, config, storage.join(folder, "inputs.parquet"), images, work, previous)
@@ -139,18 +139,18 @@ def build(
 
     Args:
         config: what to build.
-        options: Beam's, from :func:`pipeline.runners.options.complete_options`.
+        options: options of Beam, from :func:`pipeline.runners.options.complete_options`.
         show: called with progress, see :func:`pipeline.versions.progress.watch`.
-        retry: tries again what the published version rejected.
-        fresh: takes nothing over from earlier versions.
-        wait: for another build that writes to the same output.
+        retry: whether to try again what the published version rejected.
+        fresh: whether to take nothing over from earlier versions.
+        wait: whether to wait for another build that writes to the same output.
 
     Raises:
         ConfigError: if there are no images, or the output cannot be written.
         DatasetError: if what is published there was changed, or made by a newer patchbeam.
-        TooManyRejectedError: if the budget of rejections is exceeded; everything but the publishing was done.
+        TooManyRejectedError: if the budget of rejections is exceeded; finished shards are kept, nothing is published.
         BusyError: if another build writes to the same output.
-        LeaseLostError: if another one does by now.
+        LeaseLostError: if the lease of the output is lost to another build.
         WithdrawnError: if a version of the same images and configuration was taken back by ``patchbeam rollback``.
         HeldBackError: if the version is complete, and a gate holds it back.
     """
@@ -169,7 +169,7 @@ def build(
 
 
 def begin(config: Config, listing: Listing) -> Version:
-    """The version to build in, with the listing in it; see :func:`pipeline.versions.lifecycle.begin`."""
+    """Begins the version to build in, and saves the listing in it; see :func:`pipeline.versions.lifecycle.begin`."""
     version, _ = lifecycle.begin(config.output.path, config.content_digest(), identity_of(config, listing))
     listing.save(storage.join(version.folder, "inputs.parquet"))
     return version
@@ -178,7 +178,7 @@ def begin(config: Config, listing: Listing) -> Version:
 def _build(
     config: Config, listing: Listing, options: Any, show: Show | None, retry: bool, fresh: bool, started: float
 ) -> Outcome:
-    """Makes a version complete."""
+    """Builds a version until it is complete."""
     previous = None if fresh else find_previous(config, retry)
     version = begin(config, listing)
     with graphs_program(ahead=previous is not None) as write_graphs:  # a rebuild is short
@@ -232,7 +232,7 @@ def _pass_gates(config: Config, outcome: Outcome) -> Outcome:
 
 
 def _ready(config: Config, listing: Listing) -> Outcome | None:
-    """A version that is complete and newer than the published one, of the same images and configuration.
+    """Returns a complete version newer than the published one, of the same images and configuration.
 
     Its build died before it was published, or a gate held it back: the gates are asked again, as they are set now.
 
@@ -250,8 +250,8 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
         if version.name in (taken_back := lifecycle.withdrawn(output)):
             raise WithdrawnError(
                 f"{version.name} is of the same images and configuration, and was taken back at "
-                f"{taken_back[version.name]}; nothing was published. patchbeam publish {output} {version.name} publishes "
-                "it again"
+                f"{taken_back[version.name]}; nothing was published. patchbeam publish {output} {version.name} "
+                "publishes it again"
             )
         if not TRANSIENT & manifest.accounts.reasons.keys():
             return Outcome(version, manifest, built=False)
@@ -259,7 +259,7 @@ def _ready(config: Config, listing: Listing) -> Outcome | None:
 
 
 def unchanged(config: Config, listing: Listing) -> Outcome | None:
-    """The published version, if it is of the same images and configuration and nothing of it has to be tried again."""
+    """Returns the published version if it is of the same images and configuration and has nothing to try again."""
     version = lifecycle.latest(config.output.path)
     manifest = _readable(version) if version else None
     if not version or not manifest or manifest.identity != identity_of(config, listing):
@@ -270,11 +270,11 @@ def unchanged(config: Config, listing: Listing) -> Outcome | None:
 
 
 def find_previous(config: Config, retry_rejected: bool = False) -> Previous | None:
-    """The published version, if its images and records can serve: the configuration of the pixels is the same.
+    """Returns the published version if its images and records can serve: the configuration of pixels is the same.
 
     Args:
         config: what is built.
-        retry_rejected: whether what was rejected is tried again; it is in any case with other versions of the libraries.
+        retry_rejected: whether rejections are tried again; they always are with other versions of the libraries.
 
     Raises:
         DatasetError: if its manifest was changed.
@@ -285,7 +285,7 @@ def find_previous(config: Config, retry_rejected: bool = False) -> Previous | No
         return None
     try:
         built = Config.model_validate(manifest.config)
-    except ValidationError:  # of keys that are no more
+    except ValidationError:  # for keys that no longer exist
         return None
     if built.pixel_digest() != config.pixel_digest():
         return None
@@ -294,7 +294,7 @@ def find_previous(config: Config, retry_rejected: bool = False) -> Previous | No
 
 
 def _readable(version: Version) -> Manifest | None:
-    """The manifest of a version; None if it has a format that is not read, and cannot serve."""
+    """Reads the manifest of a version; None if it has a format that is not read, and cannot serve."""
     try:
         return version.manifest
     except FormatError:
@@ -306,7 +306,7 @@ def _software() -> dict[str, str]:
 
 
 def identity_of(config: Config, listing: Listing) -> str:
-    """64 hexadecimal digits: what a dataset is made of. Where they are equal, so are its records."""
+    """Returns 64 hexadecimal digits that identify what a dataset is made of; equal digits mean equal records."""
     return digest_of_values("dataset", {"config": config.content_digest(), "images": listing.digest}).hex()
 
 
@@ -314,7 +314,7 @@ def _run(
     config: Config, options: Any, version: Version, listing: Listing, previous: Previous | None, show: Show | None
 ) -> dict[str, int]:
     """Runs the pipeline to its end and returns its counters."""
-    forget_plan(version.work)  # of the attempt that is resumed
+    forget_plan(version.work)  # the plan of the attempt that is resumed
     p = make_pipeline(config, options, version, listing.images, previous)
     with watch(version.folder, version.work, show):
         return counters_of(run_to_end(p, options))

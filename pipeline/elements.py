@@ -1,6 +1,6 @@
-"""What flows between the stages, why something is rejected, and the digest that decides everything.
+"""The elements that flow between the stages, rejections and receipts among them, and the digests of what decides them.
 
-All elements are small immutable values; pixels are never among them.
+All elements are small immutable values without pixels.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from transforms.grid import Box
 
-# The version of what a build writes. It enters every plan digest: code that would write other bytes for the same
-# plan has to change it, so that finished shards of older code are not taken for its own.
+# The version of the format that a build writes. It enters every plan digest: code that would write other bytes for the
+# same plan has to change it, so that finished shards of older code are not reused.
 FORMAT = 4
 # Formats whose datasets are read, verified and published; docs/format.md says what became of each.
 READABLE = frozenset({3, FORMAT})
@@ -25,9 +25,9 @@ class ImageRef(NamedTuple):
         image_id: path below the root of the input, with ``/``; the identity of the image on every machine.
         uri: where it is.
         fingerprint: changes when the file, its mask or its annotations are replaced (size and time of modification).
-        label, group, split: as a manifest gives them; empty where the rules of the configuration decide.
-        mask, points, polygons: where these belonging to the image are, the latter two also as JSON; may be empty.
-        meta: the further columns of a manifest as a JSON object; empty where there are none.
+        label, group, split: as the input manifest gives them; empty where the rules of the configuration decide.
+        mask, points, polygons: URIs of these companions of the image; points and polygons also as JSON; may be empty.
+        meta: the metadata columns of the input manifest as a JSON object; empty where there are none.
     """
 
     image_id: str
@@ -51,7 +51,7 @@ class ImageInfo(NamedTuple):
         mask, points, polygons, meta: as in :class:`ImageRef`.
         facts: what else the header says, as JSON: ``levels``, ``mpp``, ``crs``, ``transform``, ``nodata`` and ``step``
             of :class:`pipeline.readers.Layout`, those that are known. Text, because Beam's coders make lists of tuples.
-        was: the split that it had, as the same image, in the version before; empty where it was not there.
+        previous_split: the split of the same image in the previous version; empty where it was not there.
     """
 
     image_id: str
@@ -72,7 +72,7 @@ class ImageInfo(NamedTuple):
     previous_split: str = ""
 
     def fact(self, name: str) -> Any:
-        """One of the facts; None where the file does not say."""
+        """Returns one of the facts; None where the file does not say."""
         return json.loads(self.facts).get(name) if self.facts else None
 
     @property
@@ -85,9 +85,10 @@ class ImageInfo(NamedTuple):
 
     @property
     def pixel_identity(self) -> dict[str, Any]:
-        """What decides the pixels of its patches, beside the configuration; not where its files lie.
+        """The values that decide the pixels of the patches, apart from the configuration; not where the files lie.
 
-        Fingerprints stand for the files. Annotations that a manifest writes out have none, and stand for themselves.
+        Fingerprints stand for the files. Annotations that an input manifest writes out have none, and stand for
+        themselves.
         """
         return {
             "image_id": self.image_id,
@@ -101,7 +102,7 @@ class ImageInfo(NamedTuple):
 
     @property
     def names(self) -> dict[str, Any]:
-        """What every record says of the image beside its pixels."""
+        """The values that every record holds of the image in addition to its pixels."""
         return {"label": self.label, "group": self.group, "meta": self.meta}
 
     @property
@@ -111,7 +112,7 @@ class ImageInfo(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the image can only be decoded whole: where one part is bad, all of it is."""
+        """Says whether the image can only be decoded whole: where one part is bad, all of it is."""
         return (self.block_height, self.block_width) == (self.height, self.width)
 
 
@@ -133,11 +134,11 @@ class Region(NamedTuple):
         return Box(*self[1:])
 
     def pixels_digest(self, pixel_digest: str, records_per_patch: int) -> bytes:
-        """16 bytes; where they are equal, so are the pixels, scores and rejections of its patches.
+        """Returns 16 bytes; where they are equal, so are the pixels, scores and rejections of the patches.
 
         Args:
             pixel_digest: of the configuration.
-            records_per_patch: more than one where they are augmented.
+            records_per_patch: more than one where patches are augmented.
         """
         decides = {
             "config": pixel_digest,
@@ -149,7 +150,7 @@ class Region(NamedTuple):
 
 
 class ShardPlan(NamedTuple):
-    """Everything that decides the bytes of a shard, beside the configuration."""
+    """Everything that decides the bytes of a shard, apart from the configuration."""
 
     split: str
     number: int
@@ -158,11 +159,11 @@ class ShardPlan(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``train-00003-of-00016``."""
+        """The shard's name, ``train-00003-of-00016``."""
         return f"{self.split}-{self.number:05d}-of-{self.count:05d}"
 
     def digest(self, shard_digest: str) -> str:
-        """64 hexadecimal digits; equal digests mean equal shards. Where the images lie is left out.
+        """Returns 64 hexadecimal digits; equal digests mean equal shards. They do not depend on where the images lie.
 
         Args:
             shard_digest: of the configuration.
@@ -199,7 +200,7 @@ class Previous(NamedTuple):
     Attributes:
         folder: where it lies.
         shards: split -> number of its shards.
-        again: whether what it rejected is tried again.
+        retry_rejected: whether what it rejected is tried again.
     """
 
     folder: str
@@ -244,27 +245,27 @@ class ShardResult(NamedTuple):
         return self.shard.partition("-")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Returns the receipt as JSON values."""
         return self._asdict() | {"rejected": [row._asdict() for row in self.rejected]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ShardResult:
-        """Inverse of :meth:`to_json`."""
+        """Returns the receipt from JSON values; the inverse of :meth:`to_json`."""
         return cls(**values | {"rejected": tuple(Rejected(**row) for row in values["rejected"])})
 
 
 def digest_of_values(kind: str, values: Any) -> bytes:
-    """32 bytes that are equal where the JSON values are, and for nothing else of any kind or format.
+    """Returns 32 bytes that are equal only for equal JSON values of the same kind and format.
 
-    What decides a dataset is listed by those who call, under names that stay: no name of a class or of a field enters,
-    so that code can be renamed, and get fields, without a dataset being cut again. Golden tests pin one of each kind.
+    Callers list what decides a dataset under names that do not change: no name of a class or field enters, so that code
+    can be renamed, and get fields, without a dataset being cut again. Golden tests pin one digest of each kind.
     """
     tagged = json.dumps([FORMAT, kind, values], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(tagged.encode()).digest()
 
 
 def digest(*parts: Any) -> int:
-    """A 64-bit number that depends on ``parts`` (strings and integers) alone, on every machine and in every process.
+    """Returns a 64-bit number that depends only on ``parts`` (strings and integers), on every machine and process.
 
     >>> digest(0, "slides/a.svs", 4096) == digest(0, "slides/a.svs", 4096)
     True
@@ -273,7 +274,7 @@ def digest(*parts: Any) -> int:
 
 
 def is_json(annotation: str) -> bool:
-    """Whether points or regions are written out, and not the path of a file.
+    """Returns whether points or polygons are written out as JSON, and not the path of a file.
 
     >>> is_json("[[3, 4]]"), is_json("points/a.csv")
     (True, False)
@@ -282,35 +283,35 @@ def is_json(annotation: str) -> bool:
 
 
 def meta_of(image: ImageRef | ImageInfo) -> dict[str, int | float | str]:
-    """The further columns of an image, in the order of the columns."""
+    """Returns the metadata columns of an image, in the order of the columns."""
     return json.loads(image.meta) if image.meta else {}
 
 
-# The table of the shards of a version, below it.
+# Path of the table of shards, below the version.
 SHARDS = "shards.parquet"
 
 
 def shard_file(shard: str) -> str:
-    """File name of a shard, as TensorFlow Datasets expects it: ``train-00000-of-00002`` is its name."""
+    """Returns the file name of a shard named like ``train-00000-of-00002``, as TensorFlow Datasets expects it."""
     split, _, numbers = shard.partition("-")
     return f"patches-{split}.tfrecord-{numbers}"
 
 
 def index_file(shard: str) -> str:
-    """Path of the shard's part of the index, below the version."""
+    """Returns the path of the shard's part of the index, below the version."""
     return f"index/{shard}.parquet"
 
 
 def regions_file(shard: str) -> str:
-    """Path of the table of the shard's regions, below the version."""
+    """Returns the path of the table of the shard's regions, below the version."""
     return f"regions/{shard}.parquet"
 
 
 def files_of(shard: str) -> tuple[str, ...]:
-    """Paths of all files of a shard, below the version; the receipt, which makes it complete, is the last."""
+    """Returns the paths of all files of a shard, below the version; the receipt, which makes it complete, is last."""
     return shard_file(shard), index_file(shard), regions_file(shard), receipt_file(shard)
 
 
 def receipt_file(shard: str) -> str:
-    """Path of the shard's receipt, below the version."""
+    """Returns the path of the shard's receipt, below the version."""
     return f"receipts/{shard}.json"

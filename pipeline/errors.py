@@ -6,7 +6,7 @@
     ├── UsageError                 64   what was asked for cannot be done; trying again does not help
     │   ├── ConfigError                 a key of the configuration, or an option, or the input that it names
     │   ├── DatasetError                a dataset or version: not there, or edited by hand
-    │   │   └── FormatError             of a format that is not read
+    │   │   └── FormatError             a version in a format that is not read
     │   └── ClusterError                no Flink cluster answers
     ├── TooManyRejectedError        2   more images were rejected than ``max_rejected`` allows
     ├── HeldBackError               3   a gate holds a complete version back
@@ -16,7 +16,7 @@
     └── JobFailedError              1   a job on a cluster failed
     Unreadable                     an image, or a part of it, cannot be used: becomes a ``Rejected`` with its reason
     StorageError                   the storage did not deliver the bytes of an image
-    TransientError                 a request to a store failed, and another try may not
+    TransientError                 a request to a store failed, and another try may succeed
     OSError
     └── PreconditionError          the condition of a request to a store does not hold
     ValueError
@@ -63,8 +63,8 @@ Reason = Literal[
     "timeout",  # decoding took longer than a window may take
     "crashed",  # the decoder died
     "no_name",  # the regular expression for label or group does not match
-    "io_error",  # the storage did not deliver, or the machine no process to decode
-    "changed",  # not the image any more that was planned
+    "io_error",  # the storage did not deliver, or no process to decode can be started
+    "changed",  # no longer the image that was planned
 ]
 
 # Another try may end differently, so a shard that met one of these is never reused.
@@ -84,7 +84,7 @@ class Exit(enum.IntEnum):
 
 
 class CommandError(RuntimeError):
-    """A command cannot end well, and its message says all there is to know: no traceback helps.
+    """A command cannot succeed, and its message says all there is to know: no traceback helps.
 
     Attributes:
         code: how the command ends.
@@ -94,7 +94,7 @@ class CommandError(RuntimeError):
 
 
 class UsageError(CommandError, ValueError):
-    """What was asked for cannot be done; the message names the thing, the value and the way out."""
+    """The request cannot be fulfilled; the message names the thing, the value and the way out."""
 
     code = Exit.USAGE
 
@@ -120,7 +120,7 @@ class TooManyRejectedError(CommandError):
 
     Attributes:
         accounts: the totals of the build, see ``pipeline.versions.manifest.Accounts``.
-        counters: what it did.
+        counters: of the build.
     """
 
     code = Exit.REJECTED
@@ -146,7 +146,7 @@ class HeldBackError(CommandError):
 
 
 class WithdrawnError(CommandError):
-    """What a build would publish was taken back before."""
+    """The version that a build would publish was taken back before."""
 
     code = Exit.HELD
 
@@ -158,7 +158,7 @@ class BusyError(CommandError):
 
 
 class LeaseLostError(CommandError):
-    """The lease is somebody else's by now, or what is published was moved by somebody else."""
+    """Another build holds the lease by now, or somebody else changed which version is published."""
 
     code = Exit.BUSY
 
@@ -177,11 +177,11 @@ class Unreadable(Exception):
 
 
 class StorageError(Exception):
-    """The storage did not deliver; no library takes it for a fault of the file, as it would take an OSError."""
+    """The storage did not deliver; unlike an OSError, no library takes it for a fault of the file."""
 
 
 class TransientError(Exception):
-    """A request failed in a way that another try may not."""
+    """A request failed, and another try may succeed."""
 
 
 class PreconditionError(OSError):

@@ -1,4 +1,4 @@
-"""Work on the threads of a process, in order and a little ahead, and counters of it."""
+"""Work on the threads of a process, in order and a little ahead, and its counters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 @functools.cache
 def cores() -> int:
-    """Cores that this process may use: what its affinity and the quota of its container leave of the machine's."""
+    """Returns the number of cores that its affinity and the quota of its container allow this process to use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # docs.kernel.org/admin-guide/cgroup-v2.html: "max 100000"
         with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
@@ -31,15 +31,15 @@ def cores() -> int:
 
 @functools.cache
 def threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
-    """The threads of this process, shared by all shards that it writes at the same time."""
+    """Returns the threads of this process, shared by all shards that it writes at the same time."""
     return concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="patchbeam")
 
 
 def in_order(function: Callable[..., _Result], items: Iterable[tuple[Any, ...]], count: int) -> Iterator[_Result]:
-    """``function(*item)`` for each item, in their order, on ``count`` threads.
+    """Yields ``function(*item)`` for each item, in order, computed on ``count`` threads.
 
-    One item more than there are threads is under way, so that no thread waits for the consumer; what is finished and
-    not yet taken is bounded by the same number.
+    One item more than there are threads is in progress, so that no thread waits for the consumer; the same number
+    bounds the results that are finished and not yet taken.
     """
     items = iter(items)
     running: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
@@ -56,7 +56,7 @@ def in_order(function: Callable[..., _Result], items: Iterable[tuple[Any, ...]],
 
 
 class Once(Generic[_Result]):
-    """A value that is made at the first call, or the reason why not, for all threads.
+    """A value that is made at the first call, or the error that prevented it, for all threads.
 
     >>> once = Once(lambda: [3])
     >>> once() is once()
@@ -70,10 +70,10 @@ class Once(Generic[_Result]):
         self._error: Unreadable | None = None
 
     def __call__(self) -> _Result:
-        """The value.
+        """Returns the value.
 
         Raises:
-            Unreadable: the same each time.
+            Unreadable: the same error each time.
         """
         with self._lock:
             if not self._made and self._error is None:
@@ -87,19 +87,19 @@ class Once(Generic[_Result]):
 
     @property
     def was_made(self) -> bool:
-        """Whether there is a value."""
+        """Says whether there is a value."""
         return bool(self._made)
 
     def forget(self) -> None:
-        """Gives its memory back."""
+        """Drops the value, to free its memory."""
         self._made.clear()
 
 
 class Turns:
     """Lets the tasks of a sequence pass one after the other, whichever thread gets there first.
 
-    A task that was started before others never waits for them: with tasks that are started in the order of their turns,
-    as :func:`in_order` does, every turn comes.
+    A task waits only for earlier turns: if tasks start in the order of their turns, as :func:`in_order` starts them,
+    every turn comes.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Turns:
             self._changed.wait_for(lambda: self._next >= turn)
 
     def passed(self, turn: int) -> None:
-        """Lets the next one pass; a turn may be given up before it came, and more than once."""
+        """Lets the next task pass; may be called before the turn has come, and more than once."""
         with self._changed:
             self._passed.add(turn)
             while self._next in self._passed:
@@ -121,7 +121,7 @@ class Turns:
 
 
 class Counters:
-    """Time spent, and other things counted, by name, over all threads.
+    """Times and other counts, by name, over all threads.
 
     >>> counters = Counters()
     >>> with counters.timer("read"):
@@ -137,7 +137,7 @@ class Counters:
 
     @contextlib.contextmanager
     def timer(self, name: str) -> Iterator[None]:
-        """Counts the time of the block."""
+        """Adds the time of the block to a timer."""
         start = time.perf_counter_ns()
         try:
             yield
@@ -152,12 +152,12 @@ class Counters:
             self._counted[name] += number
 
     def totals(self) -> dict[str, int]:
-        """What was counted, and ``{name_ms: milliseconds}``."""
+        """Returns the counters, and the times as ``{name_ms: milliseconds}``."""
         return dict(self._counted) | {f"{name}_ms": spent // 10**6 for name, spent in self._spent.items()}
 
 
 def limit_tensorflow_threads(count: int) -> None:
-    """Keeps TensorFlow to ``count`` threads: one for each window under way, and none besides within an operation."""
+    """Limits TensorFlow to ``count`` threads: one for each window in progress, and no others within an operation."""
     import tensorflow as tf
 
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, with the limits of the first shard

@@ -1,4 +1,4 @@
-"""TensorFlow without the lines that its libraries print when they are loaded, before any log level holds."""
+"""Import of TensorFlow without the lines that its libraries print while they load, before any log level applies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The fixtures that several test files share, and a quiet TensorFlow; what is no fixture is in helpers.py."""
 
 import os
-from unittest.mock import MagicMock
 
 import hypothesis
 import pytest
@@ -32,4 +31,6 @@ def make_config():
 @pytest.fixture
 def no_graphs(monkeypatch):
     """Leaves out the analysis with tf-transform, which takes ten seconds, where a test is not about it."""
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+    from helpers import leave_out_graphs
+
+    leave_out_graphs(monkeypatch)

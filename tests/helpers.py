@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import json
 import pathlib
 import struct
 import zlib
+from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -41,6 +43,11 @@ def configure(root, out, **sections):
     for name, section in sections.items():
         values[name] = values[name] | section if isinstance(values.get(name), dict) and name != "splits" else section
     return Config.model_validate(values)
+
+
+def leave_out_graphs(monkeypatch):
+    """Leaves out the analysis with tf-transform, which takes ten seconds; a test takes the fixture ``no_graphs``."""
+    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
 
 
 def run(config, flags=ONE_WORKER):
@@ -210,3 +217,13 @@ def make_manifest(accounts=None, splits=None, **changes):
         "files": {},
     }
     return Manifest.model_validate(values | changes)
+
+
+def rewrite_manifest(folder, change):
+    """Changes the JSON of a manifest, ``change(content)``, as a build that wrote it so: its checksum is right."""
+    path = pathlib.Path(folder, "manifest.json")
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    change(content)
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"checksum": checksum}))

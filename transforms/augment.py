@@ -1,7 +1,7 @@
-"""Change patches the way nature and cameras do: turned, blurred, stained, coloured and noisy, and always reproducible.
+"""Reproducible augmentation of patches: rotation, symmetry, blur, stain, colour and noise.
 
-What is done to a patch is a :class:`Change`, a few numbers that are drawn once, written into its record, and applied in
-a fixed order:
+The augmentation of a patch is a :class:`Change`: a few numbers that are drawn once, written into the record of the
+patch, and applied in a fixed order:
 
 ===========  ========================================================================================================
 rotation     by an angle about the centre, bilinear; with enough pixels around the patch no border is seen
@@ -12,15 +12,15 @@ brightness   adds a fraction of the range of the values
 contrast     multiplies the distance from the mean of each channel
 saturation   multiplies the distance from the grey value (ITU-R BT.601); RGB only
 hue          turns the colour about the grey axis in YIQ, in degrees; RGB only
-noise        adds normal noise of a deviation in fractions of the range, to each value alone
+noise        adds independent normal noise to each value; its deviation is a fraction of the range
 ===========  ========================================================================================================
 
-Values are clipped to their range, and rounded, at the end. Rotation, symmetry and blur are defined for any dtype and
-number of channels, brightness, contrast and noise where a range is known.
+At the end, values are clipped to their range and rounded. Rotation, symmetry and blur are defined for any dtype and
+number of channels; brightness, contrast and noise need a known range.
 
 Integer images are changed exactly: coefficients are multiples of 2**-14, logarithms, exponentials and normal quantiles
-come from tables, each step ends with multiples of 2**-8, and so sums stay within the 53 bits of float64. The bytes
-depend neither on the batch and the threads nor on the instructions of the processor, and a GPU gives the same.
+come from tables, and each step rounds to multiples of 2**-8, so that sums stay within the 53 bits of float64. The bytes
+do not depend on the batch, the threads or the instruction set of the processor, and a GPU gives the same bytes.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from transforms.pixels import LUMA
 
 _BATCH = 8
 _ONE = 1 << 14  # coefficients are multiples of its inverse
-_DENSITY_STEPS = 1 << 10  # of the table from densities to values, for each unit
+_DENSITY_STEPS = 1 << 10  # steps per unit of density in the table from densities to values
 _TO_YIQ = np.array([LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # NTSC, 1953
 
 
 class Ranges(NamedTuple):
-    """How far changes go; 0 and False leave one out.
+    """The ranges that changes are drawn from; 0 and False turn a change off.
 
     Attributes:
         flip: flips rows, columns, both or none.
-        quarter_turns: turns by 0, 90, 180 or 270 degrees; for square patches.
+        quarter_turns: turns by 0, 90, 180 or 270 degrees; for square patches only.
         rotation: degrees, to either side.
         blur: highest deviation in pixels.
-        stain: of HED amounts: factors up to ``1 +- stain``, shifts of up to ``+- stain`` in density.
+        stain: changes the amounts of HED by factors of ``1 +- stain`` and shifts of ``+- stain`` in density, at most.
         brightness: fraction of the range, to either side.
         contrast, saturation: factors up to ``1 +- this``.
         hue: degrees, to either side.
@@ -72,7 +72,7 @@ class Ranges(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What is done to one patch; the default is nothing. See the module for the order and the units."""
+    """The augmentation of one patch; the default changes nothing. See the module for the order and the units."""
 
     flip_rows: bool = False
     flip_cols: bool = False
@@ -89,15 +89,15 @@ class Change(NamedTuple):
     noise_seed: int = 0
 
     def done(self) -> dict[str, Any]:
-        """The fields that do something, for people and JSON."""
+        """Returns the fields that differ from the default, for people and JSON."""
         nothing = Change()._asdict()
         return {name: value for name, value in self._asdict().items() if value != nothing[name]}
 
 
 def draw(ranges: Ranges, uniform: Callable[[str], float]) -> Change:
-    """A change within ``ranges``; ``uniform(name)`` is a number in 0..1 that decides about one thing.
+    """Draws a change within ``ranges``; ``uniform(name)`` gives the random number in 0..1 for one field.
 
-    Numbers are rounded to six decimals: the ones in the record are those that were applied.
+    Numbers are rounded to six decimals before they are applied, so that the record holds exactly the applied ones.
 
     >>> draw(Ranges(flip=True, rotation=10), lambda name: 0.75).done()
     {'flip_rows': True, 'flip_cols': True, 'rotation': 5.0}
@@ -121,14 +121,15 @@ def draw(ranges: Ranges, uniform: Callable[[str], float]) -> Change:
 
 
 def margin(ranges: Ranges, size: tuple[int, int]) -> int:
-    """Pixels around a patch of ``size`` that its changes need on every side, so that no border is seen.
+    """Returns the pixels that changes need on every side of a patch of ``size`` so that no border is visible.
 
     >>> margin(Ranges(flip=True), (256, 256)), margin(Ranges(rotation=10, blur=1), (256, 256))
     (0, 25)
     """
     radius, around = _radius(ranges.blur), 0
     if ranges.rotation:
-        # The extent of a turned rectangle is largest at the angle of its diagonal, or at the largest one before.
+        # The extent of a turned rectangle is largest at the angle of its diagonal or, if that is out of range, at the
+        # largest angle in range.
         for length, other in (size, size[::-1]):
             angle = min(math.radians(ranges.rotation), math.atan2(other + 2 * radius, length + 2 * radius))
             turned = (length + 2 * radius) * math.cos(angle) + (other + 2 * radius) * math.sin(angle)
@@ -141,14 +142,14 @@ def _radius(deviation: float) -> int:
 
 
 class Augmenter:
-    """Applies changes to patches of one size, dtype and number of channels; its compiled stages have one trace each.
+    """Applies changes to patches of one size, dtype and number of channels; each compiled stage has one trace.
 
     Args:
-        ranges: that the changes keep to; what is left out there is left out of the compiled function.
-        size: rows and columns of the patches that come out.
-        channels, dtype: of the patches.
+        ranges: the ranges that the changes were drawn from; stages that are off there are not compiled.
+        size: rows and columns of the resulting patches.
+        channels, dtype: channels and dtype of the patches.
         value_range: lowest and highest value.
-        normalize: whether :meth:`__call__` is given a stain matrix, too.
+        normalize: whether :meth:`__call__` also gets a stain matrix.
     """
 
     def __init__(
@@ -164,8 +165,8 @@ class Augmenter:
         self._size, self._range, self._dtype = size, value_range, tf.dtypes.as_dtype(dtype)
         self._stains = bool(ranges.stain) or normalize
         self._radius = _radius(ranges.blur)
-        # Fused a stage takes a tenth of the time, and exact arithmetic makes the result the same; all stages in one
-        # function take longer than one by one, since XLA computes again what another stage needs twice.
+        # A fused stage takes a tenth of the time, and exact arithmetic keeps the result the same. One function of all
+        # stages is slower than separate stages, because XLA recomputes values that another stage uses twice.
         settled = _settled if self._dtype.is_integer else lambda values: values
         exact = lambda values: tf.cast(values, tf.float64)
         compiled = lambda stage: Compiled(lambda values, *given: settled(stage(exact(values), *given)))
@@ -182,12 +183,13 @@ class Augmenter:
             self.stages["result"] = Compiled(self._result)
 
     def __call__(self, patches: np.ndarray, changes: Sequence[Change], matrix: np.ndarray | None = None) -> np.ndarray:
-        """``patches [N, H + 2 margin, W + 2 margin, C]`` -> ``[N, H, W, C]``, each changed by its change.
+        """Applies to each of ``patches [N, H + 2 margin, W + 2 margin, C]`` its change and returns ``[N, H, W, C]``.
 
         Args:
-            patches: with ``margin`` pixels around them.
-            changes: N of them.
-            matrix: ``[3, 4]`` on densities, applied before that of the changes, see :func:`transforms.stain.macenko`.
+            patches: the patches with ``margin`` pixels on every side.
+            changes: N changes.
+            matrix: ``[3, 4]`` on densities, applied before the stain of the changes; see
+                :func:`transforms.stain.macenko`.
         """
         parts = []
         for first in range(0, len(changes), _BATCH):
@@ -206,9 +208,9 @@ class Augmenter:
         return np.concatenate(parts)
 
     def turn(self, masks: np.ndarray, changes: Sequence[Change]) -> np.ndarray:
-        """The rotation and symmetry of the changes alone, by the nearest pixel: for masks and other labels.
+        """Applies only the rotation and symmetry of the changes, by nearest neighbour, to masks and other labels.
 
-        ``masks [N, H + 2 margin, W + 2 margin, C]`` of any dtype -> ``[N, H, W, C]``; no value is made up.
+        ``masks [N, H + 2 margin, W + 2 margin, C]`` of any dtype become ``[N, H, W, C]``; no new values arise.
         """
         turned = []
         for mask, change in zip(masks, changes):
@@ -218,7 +220,7 @@ class Augmenter:
         return np.stack(turned)
 
     def _coefficients(self, changes: Sequence[Change], matrix: np.ndarray | None) -> dict[str, tuple[np.ndarray, ...]]:
-        """What each stage needs for a batch, in the order of the stages."""
+        """Returns the coefficients of each stage for a batch, in the order of the stages."""
         low, high = self._range
         stains = [stain.hed_jitter(c.stain_factors, c.stain_shifts) for c in changes]
         if matrix is not None:
@@ -243,7 +245,7 @@ class Augmenter:
         return tf.cast(values, self._dtype)
 
     def _turned(self, patches: tf.Tensor, geometry: tf.Tensor) -> tf.Tensor:
-        """``[B, H + 2 radius, W + 2 radius, C]`` float64: rotation and symmetry."""
+        """Rotates and flips the patches; returns ``[B, H + 2 radius, W + 2 radius, C]`` float64."""
         size = (self._size[0] + 2 * self._radius, self._size[1] + 2 * self._radius)
         shape = patches.shape[1:3]
         row, col = _positions(geometry, size, shape, tf)
@@ -254,7 +256,7 @@ class Augmenter:
             cols = tf.clip_by_value(tf.bitwise.right_shift(col, 15) + across, 0, shape[1] - 1)
             return tf.cast(tf.gather(flat, rows * shape[1] + cols, batch_dims=1), tf.float64)
 
-        # Eight bits of the position between two pixels, of each axis.
+        # The fraction between two pixels along each axis, in eight bits.
         down, across = (
             tf.cast(tf.bitwise.bitwise_and(tf.bitwise.right_shift(p, 7), 255), tf.float64)[..., None] / 256
             for p in (row, col)
@@ -265,7 +267,7 @@ class Augmenter:
 
 
 def _symmetric(patch: np.ndarray, change: Change) -> np.ndarray:
-    """The symmetry of a change alone, without arithmetic; pixels are moved whole, twice as fast as by channels."""
+    """Applies only the symmetry of a change; moving whole pixels is twice as fast as moving single channels."""
     patch = np.ascontiguousarray(patch)
     pixels = patch.view(np.dtype((np.void, patch[0, 0].nbytes)))
     pixels = pixels[:: -1 if change.flip_rows else 1, :: -1 if change.flip_cols else 1]
@@ -274,7 +276,7 @@ def _symmetric(patch: np.ndarray, change: Change) -> np.ndarray:
 
 
 def _exact(values: np.ndarray) -> np.ndarray:
-    """Rounded to multiples of 2**-14."""
+    """Rounds values to multiples of 2**-14."""
     return np.rint(np.asarray(values, np.float64) * _ONE) / _ONE
 
 
@@ -283,7 +285,7 @@ def _settled(values: tf.Tensor) -> tf.Tensor:
 
 
 def _geometry(change: Change) -> np.ndarray:
-    """``[2, 2]`` int32, in 2**-14: from the position of a pixel that comes out to that of the one it comes from."""
+    """Returns the matrix ``[2, 2]`` int32, in units of 2**-14, from the position of a result pixel to its source."""
     angle = math.radians(change.rotation)
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     flip = np.diag([-1 if change.flip_rows else 1, -1 if change.flip_cols else 1])
@@ -293,9 +295,9 @@ def _geometry(change: Change) -> np.ndarray:
 
 
 def _positions(geometry: Any, size: tuple[int, int], shape: Any, library: Any) -> tuple[Any, ...]:
-    """Row and column that each pixel comes from, ``[B, *size]`` int32 in 2**-15 pixels; of NumPy or TensorFlow.
+    """Returns the source row and column of each pixel, ``[B, *size]`` int32 in 2**-15 pixels; NumPy or TensorFlow.
 
-    Positions are measured from the centres of both, in half pixels, so that they are whole numbers.
+    Positions are measured in half pixels from the centres of source and result, so that they are whole numbers.
     """
     rows = library.range(size[0], dtype="int32") if library is tf else np.arange(size[0], dtype=np.int32)
     cols = library.range(size[1], dtype="int32") if library is tf else np.arange(size[1], dtype=np.int32)
@@ -308,7 +310,7 @@ def _positions(geometry: Any, size: tuple[int, int], shape: Any, library: Any) -
 
 
 def _kernel(deviation: float, radius: int) -> np.ndarray:
-    """``[2 radius + 1]``: a Gaussian in multiples of 2**-14 that adds up to 1."""
+    """Returns a Gaussian ``[2 radius + 1]`` in multiples of 2**-14 that adds up to 1."""
     places = np.arange(-radius, radius + 1)
     weights = np.exp(-np.square(places / max(deviation, 1e-3)) / 2)
     kernel = np.rint(weights / weights.sum() * _ONE)
@@ -326,7 +328,7 @@ def _blurred(values: tf.Tensor, kernels: tf.Tensor, size: tuple[int, int]) -> tf
 
 @functools.cache
 def _density_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Density of each value, in multiples of 2**-14, and the value of each density, in multiples of 2**-10."""
+    """Returns the density of each value, in multiples of 2**-14, and the value at each multiple of 2**-10 density."""
     densities = np.arange(6 * _DENSITY_STEPS) / _DENSITY_STEPS
     return _exact(stain.density(np.arange(256, dtype=np.uint8))), np.rint(256 * np.exp(-densities) - 1).clip(0)
 
@@ -346,13 +348,13 @@ def _toned(values: tf.Tensor, tones: tf.Tensor, settled: Callable[[tf.Tensor], t
 
 
 def _mixed(values: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """``matrices [B, 3, 3]`` times each pixel of ``values [B, H, W, 3]``."""
+    """Multiplies each pixel of ``values [B, H, W, 3]`` by its matrix of ``matrices [B, 3, 3]``."""
     row = lambda i: tf.add_n([values[..., j] * matrices[:, i, j, None, None] for j in range(3)])
     return tf.stack([row(i) for i in range(3)], axis=-1)
 
 
 def _colour(saturation: float, hue: float) -> np.ndarray:
-    """``[3, 3]``: turns and stretches the colour of a pixel about its grey value, which stays."""
+    """Returns the matrix ``[3, 3]`` that turns and stretches colours about their grey value, which it keeps."""
     angle = math.radians(hue)
     turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
     stretch = np.diag([1, saturation, saturation])
@@ -360,7 +362,7 @@ def _colour(saturation: float, hue: float) -> np.ndarray:
 
 
 def _mean(values: tf.Tensor) -> tf.Tensor:
-    """``[B, 1, 1, C]``: mean of each channel, NaN and infinities left out."""
+    """Returns the mean of each channel, ``[B, 1, 1, C]``, without NaN and infinities."""
     finite = tf.math.is_finite(values)
     total = tf.reduce_sum(tf.where(finite, values, 0), axis=[1, 2], keepdims=True)
     return total / tf.maximum(tf.reduce_sum(tf.cast(finite, tf.float64), axis=[1, 2], keepdims=True), 1)
@@ -368,7 +370,7 @@ def _mean(values: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _quantiles() -> np.ndarray:
-    """``[65536]``: normal quantiles in multiples of 2**-14, at the middles of 65,536 equal parts of probability."""
+    """Returns normal quantiles ``[65536]``, multiples of 2**-14, at the middles of 65,536 equal probabilities."""
     normal = statistics.NormalDist()
     return _exact(np.array([normal.inv_cdf((2 * i + 1) / 131072) for i in range(65536)]))
 
@@ -378,7 +380,7 @@ def _noisy(values: tf.Tensor, deviations: tf.Tensor, seeds: tf.Tensor) -> tf.Ten
 
 
 def _normal(seeds: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-    """Normal numbers ``shape [B, H, W, C]``, each a hash of its seed and its place (the finaliser of MurmurHash3)."""
+    """Returns normal numbers ``[B, H, W, C]``, each from a hash of its seed and position (finaliser of MurmurHash3)."""
     count = shape[1] * shape[2] * shape[3]
     mixed = tf.cast(tf.range(count, dtype=tf.int64)[None] * 0x9E3779B9 + seeds[:, None] * 0x85EBCA77, tf.uint32)
     shift = tf.bitwise.right_shift

@@ -1,4 +1,4 @@
-"""Where a patch around a point begins."""
+"""The first pixel of a patch that is centred on a point."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from transforms.grid import Edge
 
 
 def centred_start(point: float, span: int, length: int, edge: Edge) -> int | None:
-    """First pixel, along one axis, of the patch whose centre lies nearest to a point; None where there is no patch.
+    """Returns the first pixel, along one axis, of the patch whose centre is nearest to a point; None for no patch.
 
-    Pixel ``k`` reaches from ``k`` to ``k + 1``; of two starts that are equally near the later one is taken, so that a
+    Pixel ``k`` reaches from ``k`` to ``k + 1``. When two starts are equally near, the later one is taken, so that a
     patch of odd span around the whole number ``k`` has pixel ``k`` in its middle.
 
     Args:
-        point: a coordinate; outside of ``0 .. length`` there is no patch.
+        point: a coordinate; outside ``0 .. length`` there is no patch.
         span: pixels of the patch.
         length: pixels of the image.
-        edge: for a patch that reaches past the border: ``pad`` leaves it there, ``drop`` leaves it out, ``shift`` moves
-            it back until it ends at the border, which an image shorter than the patch does not allow.
+        edge: what happens to a patch that reaches past the border: ``pad`` keeps it in place, ``drop`` leaves it out,
+            ``shift`` moves it back to end at the border, which an image shorter than the patch does not allow.
 
     >>> [centred_start(point, 5, 20, "pad") for point in (10, 10.9, 0, 19.9, 20.1)]
     [8, 8, -2, 17, None]

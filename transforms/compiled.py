@@ -1,4 +1,4 @@
-"""Functions compiled by XLA and called without detours."""
+"""Functions compiled by XLA and called with little overhead."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import tensorflow as tf
 class Compiled:
     """A function of tensors of fixed shapes, compiled once for each combination of shapes, dtypes and device.
 
-    Calling a ``tf.function`` takes about as long as scoring a batch of patches; what it looks up is kept here.
+    Calling a ``tf.function`` takes about as long as scoring a batch of patches, so its lookups are cached here.
 
     Attributes:
-        plain: the function as it was given, for TensorFlow without XLA.
+        plain: the original function, for TensorFlow without XLA.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -24,12 +24,12 @@ class Compiled:
 
     @property
     def traces(self) -> int:
-        """How often it was compiled."""
+        """Number of compilations so far."""
         found: int = self._traced.experimental_get_tracing_count()
         return found
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function returns for arrays or tensors."""
+        """Calls the function with arrays or tensors and returns its result."""
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
         key = tuple((tensor.dtype, *tensor.shape, tensor.device) for tensor in tensors)
         if key not in self._concrete:

@@ -1,11 +1,11 @@
-"""A patch as the bytes of a picture and back: PNG, JPEG or raw.
+"""Patches encoded as PNG, JPEG or raw bytes, and decoded again.
 
 ======== ============================= ============== ====================================================
 encoding channels and dtypes           exact          bytes
 ======== ============================= ============== ====================================================
 png      1-4, uint8 or uint16          yes            a PNG file
 jpeg     1 or 3, uint8                 no             a JPEG file of the given quality, 4:2:0
-raw      any                           yes            the values in C order, little-endian, nothing else
+raw      any                           yes            the values only, in C order, little-endian
 ======== ============================= ============== ====================================================
 """
 
@@ -18,16 +18,16 @@ import numpy as np
 
 Encoding = Literal["png", "jpeg", "raw"]
 
-# Of zlib's settings the "up" filter with run-length matching is, on photographs and slides, about twice as fast as
-# level 1 with its defaults, at the same size (benchmarks/codecs.py).
+# On photographs and slides, the "up" filter with run-length matching is about twice as fast as zlib's level 1 with
+# its defaults, at the same size (benchmarks/codecs.py).
 _PNG = {"level": 1, "strategy": 3, "filter": 32}
 
 
 def encode_patch(patch: np.ndarray, encoding: Encoding, quality: int = 95) -> bytes:
-    """The bytes of ``patch [H, W, C]``; ``quality`` (1..100) is for JPEG only.
+    """Encodes ``patch [H, W, C]``; ``quality`` (1..100) is for JPEG only.
 
     Raises:
-        ValueError: for channels or a dtype that the encoding does not hold.
+        ValueError: for a number of channels or a dtype that the encoding cannot hold.
     """
     if encoding == "raw":
         return np.ascontiguousarray(patch, patch.dtype.newbyteorder("<")).tobytes()
@@ -40,19 +40,19 @@ def encode_patch(patch: np.ndarray, encoding: Encoding, quality: int = 95) -> by
 
 
 def decode_patch(data: bytes, encoding: Encoding, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
-    """The patch ``[H, W, C]`` of ``dtype`` behind ``data``; may be read-only.
+    """Decodes ``data`` to a patch ``[H, W, C]`` of ``dtype``, which may be read-only.
 
     Raises:
         ValueError: if the bytes do not hold a patch of this shape and dtype.
     """
-    # libjpeg would fill the missing end of a picture with grey.
+    # libjpeg would fill the missing end of a truncated picture with grey.
     if encoding == "jpeg" and not data.endswith(b"\xff\xd9"):
         raise ValueError("the jpeg bytes of the patch do not decode: they end early")
     try:
         if encoding == "raw":
             return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
         patch = imagecodecs.png_decode(data) if encoding == "png" else imagecodecs.jpeg8_decode(data)
-    except Exception as error:  # each codec has exceptions of its own
+    except Exception as error:  # each codec has its own exceptions
         raise ValueError(f"the {encoding} bytes of the patch do not decode: {error}") from error
     patch = patch[..., None] if patch.ndim == 2 else patch
     if patch.shape != tuple(shape) or patch.dtype != dtype:

@@ -1,4 +1,4 @@
-"""A patch with its origin as the bytes of a ``tf.train.Example``, and back.
+"""Patches with their origin, serialized as ``tf.train.Example`` and parsed again.
 
 ========== ====== =====================================================================
 feature    type   content
@@ -12,10 +12,10 @@ level      int64  pyramid level, 0 is full resolution
 row, col   int64  first pixel of the patch in the image at that level
 label      bytes  class of the image, may be empty
 group      bytes  what must not be divided among splits
-meta/...   any    further columns of the image: int64, float (32 bits) or bytes
-copy       int64  number of the record among those of its patch, see below; 0 where left out
-augment... bytes  ``augmentation``: what was done to the patch, JSON; left out where nothing ever is
-raster/... bytes  further rasters of the same pixels, encoded without loss
+meta/...   any    metadata columns of the image: int64, float (32 bits) or bytes
+copy       int64  number of the copy of the patch, see :class:`PatchRecord`; 0 where missing
+augment... bytes  ``augmentation``: the changes of the patch, JSON; missing in datasets without augmentation
+raster/... bytes  companion rasters of the same pixels, encoded without loss
 scale/...  bytes  the surroundings at a coarser scale, encoded as the image
 ========== ====== =====================================================================
 """
@@ -30,9 +30,9 @@ import tensorflow as tf
 class PatchRecord(NamedTuple):
     """An encoded patch and where it comes from; the fields are the features of the Example.
 
-    ``meta`` holds the metadata columns of the image, each a feature of its own, named ``meta/<column>``; ``companions``
-    the encoded patches of companion rasters and of scales, by the names of their features. ``copy`` is 0 for a patch as it was
-    cut and counts its augmented copies; of random crops it counts on through all of the image.
+    ``meta`` holds the metadata columns of the image, each a feature of its own, named ``meta/<column>``. ``companions``
+    holds the encoded patches of companion rasters and scales, by the names of their features. ``copy`` is 0 for the
+    patch as it was cut and numbers its augmented copies; the random crops of an image are numbered in one sequence.
     """
 
     image: bytes
@@ -56,21 +56,21 @@ class PatchRecord(NamedTuple):
 
 
 def patch_key(image_id: str, level: int, row: int, col: int, copy: int = 0) -> str:
-    """``<image_id>#<level>/<row>/<col>``, and ``/<copy>`` behind it where that is not 0."""
+    """Returns ``<image_id>#<level>/<row>/<col>``, followed by ``/<copy>`` where ``copy`` is not 0."""
     return f"{image_id}#{level}/{row}/{col}" + (f"/{copy}" if copy else "")
 
 
 # TensorFlow Datasets reads these as dictionaries called meta, raster and scale.
-META, BESIDE = "meta/", ("raster/", "scale/")
+META, COMPANIONS = "meta/", ("raster/", "scale/")
 _NUMBERS = {"shape": 3, "level": 1, "row": 1, "col": 1}
 _TEXTS = ("dtype", "image_id", "label", "group", "key")
 
 
 def to_example(record: PatchRecord) -> bytes:
-    """The record as a serialized Example; equal records give equal bytes.
+    """Serializes the record as an Example; equal records give equal bytes.
 
-    The features are serialized one by one and put together in a fixed order: that of a map is up to each protobuf
-    library. (Messages merge by concatenation: protobuf.dev/programming-guides/encoding, "Last One Wins".)
+    The features are serialized one by one and joined in a fixed order, because each protobuf library orders a map as it
+    likes. (Messages merge by concatenation: protobuf.dev/programming-guides/encoding, "Last One Wins".)
     """
     values = record._asdict() | {"key": record.key}
     values |= {META + name: value for name, value in values.pop("meta")}
@@ -83,7 +83,7 @@ def to_example(record: PatchRecord) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """The number in groups of seven bits, the lowest first, all but the last marked."""
+    """Encodes the number in groups of seven bits, the lowest first, with the high bit set on all but the last."""
     groups = []
     while number > 127:
         groups.append(number & 127 | 128)
@@ -92,10 +92,10 @@ def _varint(number: int) -> bytes:
 
 
 def from_example(data: bytes) -> PatchRecord:
-    """Inverse of :func:`to_example`.
+    """Parses a record that :func:`to_example` serialized.
 
     Raises:
-        ValueError: if the bytes are no Example, a feature is missing, or the key does not fit the others.
+        ValueError: if the bytes are not an Example, a feature is missing, or the key does not fit the other features.
     """
     try:
         features = tf.train.Example.FromString(data).features.feature
@@ -109,7 +109,7 @@ def from_example(data: bytes) -> PatchRecord:
         augmentation = features["augmentation"].bytes_list.value[0].decode() if "augmentation" in features else None
         height, width, channels = features["shape"].int64_list.value
         meta = tuple(sorted((name[len(META) :], _value(features[name])) for name in features if name.startswith(META)))
-        companions = tuple(sorted((n, features[n].bytes_list.value[0]) for n in features if n.startswith(BESIDE)))
+        companions = tuple(sorted((n, features[n].bytes_list.value[0]) for n in features if n.startswith(COMPANIONS)))
     except Exception as error:  # protobuf's DecodeError, UnicodeDecodeError
         raise ValueError(f"not an Example of a patch: {error}") from error
     key = text.pop("key")
@@ -122,7 +122,7 @@ def from_example(data: bytes) -> PatchRecord:
 
 
 def _value(feature: tf.train.Feature) -> int | float | str:
-    """The one value of a feature of any kind."""
+    """Returns the only value of a feature of any kind."""
     (value,) = getattr(feature, feature.WhichOneof("kind")).value
     return value.decode() if isinstance(value, bytes) else value
 

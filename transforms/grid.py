@@ -1,8 +1,8 @@
-"""Which patches an image has: pure integers, from an index to a box and back, with named edge policies.
+"""The grid of patches of an image, in integers: from an index to a box and back, with named edge policies.
 
-Along an axis a patch takes ``size`` pixels that lie ``dilation`` apart and so spans ``(size - 1) * dilation + 1``. The
-first patch starts at ``origin``, the next ones ``stride`` pixels apart. What happens where the last patch does not end
-at the border is the *edge policy*:
+Along an axis, a patch takes ``size`` pixels that lie ``dilation`` apart, and so spans ``(size - 1) * dilation + 1``
+pixels. The first patch starts at ``origin``, the next ones follow ``stride`` pixels apart. The *edge policy* says what
+happens where the last patch does not end at the border:
 
 ========  ==========================================================  =========================================
 policy    what it does                                                coverage (for ``stride <= size``)
@@ -13,20 +13,19 @@ pad       lets the last patch reach past the border, filled by a      every pixe
 shift     moves the last patch back so that it ends at the border     every pixel in at least one patch
 ========  ==========================================================  =========================================
 
-The column holds for ``dilation = 1`` and ``origin <= 0``. In general a pixel lies in as many patches as
-:meth:`Axis.coverage` says: the number of patches ``i`` for which ``pixel - start(i)`` is one of ``0, dilation, ...,
-(size - 1) * dilation``. So:
+The coverage column holds for ``dilation = 1`` and ``origin <= 0``. In general, :meth:`Axis.coverage` counts the patches
+``i`` that hold a pixel: those for which ``pixel - start(i)`` is one of ``0, dilation, ..., (size - 1) * dilation``. So:
 
-- under ``drop`` and ``pad``, from ``size - stride`` pixels behind the first start to as many before the last end, a
-  pixel lies in ``size / stride`` patches, rounded down or up, so in exactly as many where that is whole; under
-  ``shift`` the same holds without the last patch, which adds one to its pixels (``dilation = 1``);
-- pixels before a positive ``origin`` lie in none, but for those that a shifted patch takes in;
-- with ``stride > size`` the gaps between patches stay uncovered, again but for a shifted last patch;
-- with ``dilation > 1`` the pixels that are skipped are covered only where another patch hits them.
+- under ``drop`` and ``pad``, a pixel between ``size - stride`` pixels after the first start and as many before the last
+  end lies in ``size / stride`` patches, rounded down or up, and in exactly as many where that is whole; under ``shift``
+  the same holds without the last patch, which adds one to its pixels (``dilation = 1``);
+- pixels before a positive ``origin`` lie in no patch, except those that a shifted patch takes in;
+- with ``stride > size``, the gaps between patches stay uncovered, again except by a shifted last patch;
+- with ``dilation > 1``, skipped pixels are covered only where another patch hits them.
 
 An axis shorter than the span of a patch has no patch under ``drop`` and ``shift`` and one padded patch under ``pad``;
-an axis that ends before ``origin`` has none at all. A negative ``origin`` lets the first patches reach past the first
-border, which needs ``pad``.
+an axis that ends before ``origin`` has no patch at all. A negative ``origin`` lets the first patches reach past the
+first border, which needs ``pad``.
 """
 
 from __future__ import annotations
@@ -71,15 +70,15 @@ class Axis(NamedTuple):
 
     @property
     def span(self) -> int:
-        """Pixels from the first to the last of a patch, both included."""
+        """Pixels from the first to the last pixel of a patch, both included."""
         return (self.size - 1) * self.dilation + 1
 
     @property
     def count(self) -> int:
         """Number of patches.
 
-        A patch beyond the first is needed while pixels remain behind the previous one. With overlap those are the
-        pixels after its *end*, which is why the padding follows from the stride and not from a multiple of the size.
+        Another patch is needed while pixels remain after the previous one. With overlap, these are the pixels after its
+        *end*, which is why the padding follows from the stride and not from a multiple of the size.
         """
         if self.origin >= self.length or (self.length < self.span and self.edge != "pad"):
             return 0
@@ -89,16 +88,16 @@ class Axis(NamedTuple):
         return 1 + max(0, -(-left // self.stride))
 
     def start(self, index: int) -> int:
-        """First pixel of patch ``index``; inside the image but for a negative origin."""
+        """Returns the first pixel of patch ``index``, which is inside the image unless the origin is negative."""
         start = self.origin + index * self.stride
         return min(start, self.length - self.span) if self.edge == "shift" else start
 
     def pixels(self, index: int) -> range:
-        """The pixels of patch ``index``; some may lie outside the image under ``pad``."""
+        """Returns the pixels of patch ``index``; under ``pad``, some may lie outside the image."""
         return range(self.start(index), self.start(index) + self.span, self.dilation)
 
     def first_from(self, pixel: int) -> int:
-        """Smallest index whose patch has its first pixel inside the image at ``pixel`` or later; else ``count``."""
+        """Returns the first patch whose first pixel inside the image is at ``pixel`` or later, else ``count``."""
         if pixel <= 0:
             return 0
         index = min(max(0, -(-(pixel - self.origin) // self.stride)), self.count)
@@ -108,7 +107,7 @@ class Axis(NamedTuple):
         return index
 
     def touching(self, pixel: int, end: int) -> range:
-        """The patches whose span reaches into the pixels ``pixel .. end - 1`` of the image.
+        """Returns the patches whose span reaches into the pixels ``pixel .. end - 1`` of the image.
 
         >>> Axis(length=10, size=4, stride=3, edge="pad").touching(3, 6)
         range(0, 2)
@@ -117,7 +116,7 @@ class Axis(NamedTuple):
         return range(first, max(first, self.first_from(end)))
 
     def coverage(self, pixel: int) -> int:
-        """In how many patches a pixel of the image lies.
+        """Returns the number of patches that hold a pixel of the image.
 
         >>> [Axis(length=9, size=4, stride=2, edge="shift").coverage(pixel) for pixel in range(9)]
         [1, 1, 2, 2, 2, 3, 2, 2, 1]
@@ -141,7 +140,9 @@ class Grid(NamedTuple):
         dilation: tuple[int, int] = (1, 1),
         origin: tuple[int, int] = (0, 0),
     ) -> Grid:
-        """The grid of an image of ``shape = (height, width)``; the others are ``(row, col)`` too, or one edge for both.
+        """Makes the grid of an image of ``shape = (height, width)``; the other pairs are ``(row, col)`` as well.
+
+        One ``edge`` stands for both axes.
 
         >>> grid = Grid.of((5, 9), size=(2, 4), stride=(2, 3), edge="drop")
         >>> grid.count, grid.box(3)
@@ -157,12 +158,12 @@ class Grid(NamedTuple):
         return self.rows.count * self.cols.count
 
     def box(self, index: int) -> Box:
-        """The pixels that patch ``index`` spans; under ``pad`` the box may reach past the borders."""
+        """Returns the box that patch ``index`` spans; under ``pad`` it may reach past the borders."""
         row, col = divmod(index, self.cols.count)
         return Box(self.rows.start(row), self.cols.start(col), self.rows.span, self.cols.span)
 
     def cells(self, area: Box) -> Cells:
-        """The patches whose first pixel in the image lies in ``area``.
+        """Returns the patches whose first pixel inside the image lies in ``area``.
 
         Areas that tile the image share no patch and miss none.
         """
@@ -188,7 +189,7 @@ class Cells(NamedTuple):
         return (self.row_to - self.row_from) * (self.col_to - self.col_from)
 
     def halves(self) -> tuple[Cells, Cells]:
-        """Two parts of at least one patch each, split along the longer side."""
+        """Splits the rectangle along its longer side into two parts of at least one patch each."""
         r0, r1, c0, c1 = self
         if r1 - r0 >= c1 - c0:
             middle = (r0 + r1) // 2
@@ -198,12 +199,12 @@ class Cells(NamedTuple):
 
 
 def source_index(positions: np.ndarray, length: int, mode: PadMode) -> np.ndarray:
-    """The image pixel that fills each position of a padded axis, as ``numpy.pad`` defines the modes.
+    """Returns the image pixel that fills each position of a padded axis, as ``numpy.pad`` defines the modes.
 
-    ``reflect`` and ``symmetric`` go back and forth as often as the padding asks for.
+    ``reflect`` and ``symmetric`` go back and forth as often as the padding needs.
 
     Args:
-        positions: ``[N]`` integers, may lie outside ``0 .. length - 1``.
+        positions: ``[N]`` integers that may lie outside ``0 .. length - 1``.
         length: pixels of the axis, at least 1.
         mode: ``reflect`` (mirror without the border pixel), ``symmetric`` (with it), ``edge`` (repeat it) or
             ``constant``.

@@ -1,6 +1,6 @@
-"""The tf-transform preprocessing function: normalise patches with the statistics of the training split.
+"""The tf-transform preprocessing function: normalises patches with the statistics of the training split.
 
-The analysis never sees pixels. Its rows are the moments of shards, one row a shard, and the labels with their
+The analysis never sees pixels. Its rows are the moments of the shards, one row per shard, and the labels with their
 counts; the exported graph takes raw patches.
 """
 
@@ -15,7 +15,7 @@ VOCABULARY = "labels"
 
 
 def input_specs(size: tuple[int, int], channels: int, dtype: str) -> dict[str, tf.TensorSpec]:
-    """What :func:`preprocess` takes: columns of the analysis, and ``image``, which only the exported graph gets."""
+    """Returns the inputs of :func:`preprocess`: columns of the analysis, and ``image``, for the exported graph only."""
     column = lambda: tf.TensorSpec([None, channels], tf.float64)
     return {
         "count": column(),
@@ -28,11 +28,11 @@ def input_specs(size: tuple[int, int], channels: int, dtype: str) -> dict[str, t
 
 
 def preprocess(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """``image [N, H, W, C]`` of any dtype -> float32 of mean 0 and standard deviation 1 over the training split.
+    """Scales ``image [N, H, W, C]`` of any dtype to float32 of mean 0 and standard deviation 1 over the training split.
 
     ``count``, ``total`` and ``squares`` are the number of values, their sum and the sum of their squares, by channel.
-    The deviation is the biased one; a channel of one constant value becomes 0. Also writes the vocabulary of labels,
-    the most frequent first.
+    The standard deviation is the biased one; a constant channel becomes 0. The function also writes the vocabulary of
+    labels, the most frequent first.
     """
     total = lambda name: tft.sum(inputs[name], reduce_instance_dims=False)
     count = tf.maximum(total("count"), 1)
@@ -46,11 +46,11 @@ def preprocess(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def export_image_model(
     transform: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]], spec: tf.TensorSpec, path: str
 ) -> None:
-    """Saves a model of the normalisation that takes patches and nothing else, for TensorFlow without tf-transform.
+    """Saves a model of the normalisation that takes only patches, for TensorFlow without tf-transform.
 
     Args:
         transform: ``{"image": [N, H, W, C]} -> {"image": ...}``, a tracked ``transform_features_layer()``.
-        spec: of the raw patches.
+        spec: shape and dtype of the raw patches.
         path: folder of the SavedModel; its ``serving_default`` and its ``__call__`` are the same function.
     """
     module = tf.Module()

@@ -1,8 +1,8 @@
-"""Cut a window of an image into patches with TensorFlow.
+"""Cutting a window of an image into patches with TensorFlow.
 
 A *window* is the part of an image that is in memory: ``[height, width, channels]`` of any dtype and any number of
-channels. Two small integer vectors, made by :func:`plan_window`, say which pixel of the window fills each row and
-column of the padded area; the cutting itself is one traced function for windows of all sizes.
+channels. Two small integer vectors, made by :func:`plan_window`, say which row and column of the window fills each row
+and column of the padded area; the cutting itself is one traced function for windows of all sizes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from transforms.grid import Axis, Box, Cells, Grid, PadMode, source_index
 
 
 class WindowPlan(NamedTuple):
-    """What to read and how to cut it.
+    """The box to read and how to cut it.
 
     Attributes:
         source: the pixels of the image to read.
-        row_fill, col_fill: ``[H']``, ``[W']`` int32: the row and column of the window behind each row and column of
-            the padded area, -1 for the constant.
+        row_fill, col_fill: ``[H']``, ``[W']`` int32: the row and column of the window that fills each row and column
+            of the padded area, -1 for the constant.
         rows, cols: ``[R]``, ``[C]`` int32: first rows and first columns of the patches in the padded area.
         starts: ``[R * C, 2]`` int64: row and column of every patch in the image, row by row.
     """
@@ -35,10 +35,10 @@ class WindowPlan(NamedTuple):
 
 
 def plan_window(grid: Grid, cells: Cells, pad: PadMode | tuple[PadMode, PadMode], margin: int = 0) -> WindowPlan:
-    """What has to be read for the patches ``cells`` of ``grid``, and where they lie in it.
+    """Plans what to read for the patches ``cells`` of ``grid``, and where they lie in it.
 
-    ``pad`` is one mode for both axes or one for rows and one for columns. ``margin`` pixels more are cut on every side
-    of every patch, of the image or, beyond its border, made up by ``pad``; ``starts`` stays that of the patch.
+    ``pad`` is one mode for both axes, or one for rows and one for columns. Every patch is cut with ``margin`` more
+    pixels on every side, from the image or, beyond its border, filled by ``pad``; ``starts`` ignores the margin.
 
     >>> grid = Grid.of((5, 9), size=(4, 4), stride=(3, 3), edge="pad")
     >>> plan = plan_window(grid, Cells(1, 2, 0, 1), "reflect")
@@ -54,7 +54,10 @@ def plan_window(grid: Grid, cells: Cells, pad: PadMode | tuple[PadMode, PadMode]
 
 
 def _plan_axis(axis: Axis, first: int, end: int, pad: PadMode, margin: int) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """(first pixel to read, number of pixels, fill ``[L]`` int32 relative to it, starts ``[end - first]`` int64)."""
+    """Returns the first pixel to read, the number of pixels, the fill and the starts along one axis.
+
+    The fill is ``[L]`` int32, relative to the first pixel; the starts are ``[end - first]`` int64.
+    """
     starts = np.array([axis.start(i) for i in range(first, end)], np.int64)
     around = margin * axis.dilation
     index = source_index(np.arange(starts[0] - around, starts[-1] + axis.span + around), axis.length, pad)
@@ -71,9 +74,9 @@ def make_cutter(
     Args:
         size: rows and columns of a patch.
         channels: channels of the image.
-        dtype: NumPy name of its dtype, e.g. ``"uint16"``.
-        pad_value: what ``constant`` padding fills in.
-        dilation: pixels from one pixel of a patch to the next, down and across.
+        dtype: NumPy name of the dtype of the image, e.g. ``"uint16"``.
+        pad_value: value of ``constant`` padding.
+        dilation: distance between neighbouring pixels of a patch, in pixels of the image, down and across.
 
     Returns:
         ``f(window [h, w, channels], row_fill [H'], col_fill [W'], rows [R], cols [C]) -> [R * C, *size, channels]``,
@@ -100,19 +103,19 @@ def make_cutter(
 
 
 def _counts(index: tf.Tensor, step: int = 1) -> tf.Tensor:
-    """Whether a vector counts up from 0 in steps."""
+    """Says whether a vector counts up from 0 in steps."""
     return tf.reduce_all(tf.equal(index, step * tf.range(tf.size(index))))
 
 
 def _pick(window: tf.Tensor, index: tf.Tensor, axis: int, constant: np.ndarray) -> tf.Tensor:
-    """The rows or columns of a window behind an index, and the constant where it is -1."""
+    """Gathers rows or columns of a window by index, with the constant where the index is -1."""
     filled = tf.gather(window, tf.maximum(index, 0), axis=axis)
     inside = tf.reshape(index >= 0, [-1, 1, 1] if axis == 0 else [1, -1, 1])
     return tf.where(inside, filled, tf.constant(constant))
 
 
 def _fill(window: tf.Tensor, index: tf.Tensor, axis: int, constant: np.ndarray) -> tf.Tensor:
-    """The first run of neighbours, all of the window but for tiny images, as one copy; the rest one by one."""
+    """Gathers like :func:`_pick`, but copies the first run of neighbours at once: all of the window of most images."""
     follows = (index[1:] == index[:-1] + 1) & (index[:-1] >= 0)
     first = tf.argmax(follows, output_type=tf.int32)
     length = tf.reduce_sum(tf.math.cumprod(tf.cast(follows[first:], tf.int32))) + 1
@@ -127,7 +130,7 @@ def _fill(window: tf.Tensor, index: tf.Tensor, axis: int, constant: np.ndarray) 
 
 
 def _side_by_side(window: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Patches without gaps or overlap in one copy, where the general way takes two."""
+    """Cuts patches without gaps or overlap in one copy, where :func:`_anywhere` needs two."""
     channels = window.shape[-1]
     window = window[: tf.size(rows) * size[0], : tf.size(cols) * size[1]]
     parts = tf.reshape(window, [tf.size(rows), size[0], tf.size(cols), size[1], channels])
@@ -137,7 +140,7 @@ def _side_by_side(window: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor, size: tup
 def _anywhere(
     window: tf.Tensor, rows: tf.Tensor, cols: tf.Tensor, size: tuple[int, int], dilation: tuple[int, int]
 ) -> tf.Tensor:
-    """Patches at every row with every column."""
+    """Cuts the patches at every pair of a row and a column."""
     patch = tf.TensorSpec([*size, window.shape[-1]], window.dtype)
     corners = tf.reshape(tf.stack(tf.meshgrid(rows, cols, indexing="ij"), axis=-1), [-1, 2])
     if dilation == (1, 1):
@@ -149,7 +152,7 @@ def _anywhere(
 
 
 def cut(cutter: tf.types.experimental.PolymorphicFunction, window: np.ndarray, plan: WindowPlan) -> np.ndarray:
-    """The patches of a window as a read-only array ``[N, *size, C]``, in the window's dtype.
+    """Cuts the patches of a window: a read-only array ``[N, *size, C]`` of the window's dtype.
 
     Args:
         cutter: made by :func:`make_cutter` for this patch size, number of channels and dtype.

@@ -1,9 +1,9 @@
-"""Whether two images show the same: 64 bits of a small picture of each, made of its patches.
+"""Difference hash of images: 64 bits, made from patches, that are alike for images that look alike.
 
-The small picture has 8 x 9 cells, whatever the size of the image; the bits say of each cell whether it is clearly
-darker than the one to its right (difference hash, Krawetz, 2013; the margin is ours: without it, what is evenly
-coloured has bits made of the noise of its compression). An image that was saved again, in another format, quality or
-size, or a little lighter, has nearly the same bits.
+The patches are averaged to a small picture of 8 x 9 cells, whatever the size of the image. Each bit says whether a cell
+is clearly darker than the one to its right (difference hash, Krawetz, 2013; the margin is ours: without it, the bits of
+evenly coloured areas would be compression noise). An image that was saved again in another format, quality or size, or
+a little lighter, has nearly the same bits.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import numpy as np
 from transforms.pixels import LUMA
 
 CELLS = (8, 9)
-_MARGIN = 0.01  # of the contrast of the picture
-_FLAT = 1e-6  # contrast that is rounding
+_MARGIN = 0.01  # fraction of the contrast of the picture
+_FLAT = 1e-6  # contrast that comes from rounding only
 _LITTLE = 12
 
 
 def cell_shares(first: int, length: int, step: int, extent: int, cells: int) -> np.ndarray:
-    """How much of each pixel of a patch lies in each cell, along one axis.
+    """Returns how much of each pixel of a patch lies in each cell, along one axis.
 
     Args:
-        first: pixel of the image where the patch begins; may lie outside, and what lies outside counts nothing.
+        first: pixel of the image where the patch begins; may lie outside, where pixels count nothing.
         length: pixels of the patch.
-        step: pixels of the image from one of them to the next.
+        step: pixels of the image from one pixel of the patch to the next.
         extent: pixels of the image.
-        cells: parts of equal size that the image is divided into.
+        cells: number of equal parts that the image is divided into.
 
     Returns:
         ``[cells, length]`` float64, in pixels of the image.
@@ -44,21 +44,21 @@ def cell_shares(first: int, length: int, step: int, extent: int, cells: int) -> 
 
 
 def luma_or_mean(patch: np.ndarray) -> np.ndarray:
-    """``[H, W, C]`` -> ``[H, W]`` float64: of three channels the luma of ITU-R BT.601, else their mean."""
+    """Returns ``[H, W]`` float64 of ``[H, W, C]``: the luma of ITU-R BT.601 of three channels, else their mean."""
     weights = LUMA if patch.shape[-1] == 3 else np.full(patch.shape[-1], 1 / patch.shape[-1])
     found: np.ndarray = np.nan_to_num(patch.astype(np.float64)) @ np.asarray(weights)
     return found
 
 
 def difference_hash(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]) -> np.uint64 | None:
-    """The 64 bits of an image; None where they would not tell it from others.
+    """Returns the 64 bits of an image, or None where they would not distinguish it from other images.
 
-    That is so where its patches show less than half of a cell, and where there is little in it: an even ground with one
-    thing somewhere, a gradient. Such pictures have few different bits, photographs 20 to 44 that are set.
+    This is the case where the patches show less than half of a cell, and where the picture holds little, such as one
+    thing on an even ground, or a gradient. Such pictures have few different bits; photographs have 20 to 44 set bits.
 
     Args:
-        sums: ``[8, 9]``: of the grey values of its patches, weighted with ``weights``.
-        weights: ``[8, 9]``: pixels of the image in each cell that its patches show; more than once where they overlap.
+        sums: ``[8, 9]``: sums of the grey values of the patches, weighted with ``weights``.
+        weights: ``[8, 9]``: pixels of each cell that the patches show, counted again where patches overlap.
         size: rows and columns of the image.
     """
     if (weights < size[0] * size[1] / (2 * CELLS[0] * CELLS[1])).any():
@@ -74,10 +74,10 @@ def difference_hash(sums: np.ndarray, weights: np.ndarray, size: tuple[int, int]
 
 
 def pairs_within(a: np.ndarray, b: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in ``a`` and in ``b`` ``[N] uint64`` of all pairs that differ in at most ``distance`` bits.
+    """Returns the positions in ``a`` and ``b`` ``[N] uint64`` of all pairs that differ in at most ``distance`` bits.
 
-    Of that many different bits, ``distance + 1`` parts of the 64 leave one part equal: only pairs that share one are
-    looked at.
+    When the 64 bits are cut into ``distance + 1`` parts, such a pair has at least one part in common: only pairs with a
+    common part are compared.
 
     >>> [found.tolist() for found in pairs_within(np.uint64([0, 7]), np.uint64([1, 15, 255]), distance=1)]
     [[0, 1], [0, 1]]

@@ -1,9 +1,9 @@
-"""Sufficient statistics of pixels, per channel, and how two of them merge.
+"""Sufficient statistics of pixels per channel, and how they merge.
 
-Integer pixels are described completely by their histogram with one bin for each value. For float32 the bins are
-the 65,536 possible upper halves of the bit pattern, in numerical order: fixed in advance, so that any two
-histograms add up, and at most 2**-7 of the value wide (2**-133 below the normal numbers). Mean, second moment, minimum
-and maximum of floats are kept beside the histogram and are exact; NaN and infinities are left out.
+A histogram with one bin per value describes integer pixels completely. The bins of float32 are the 65,536 possible
+upper halves of the bit pattern, in numerical order: fixed in advance, so that any two histograms add up, and at most
+2**-7 of the value wide (2**-133 below the normal numbers). Mean, second moment, minimum and maximum of floats are kept
+in addition to the histogram and are exact; NaN and infinities are left out.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from PIL import Image
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _BINS = {"uint8": 256, "uint16": 65536, "float32": 65536}
 _REPORT_BINS = 256
-_SPIKES = 64  # at most so many values have bins of their own
+_SPIKES = 64  # at most this many values get bins of their own
 _PACKED = struct.Struct("<IB")  # number of distinct values, bytes of each count
-_FOR_FLOATS = ("mean", "m2", "low", "high")  # what floats have beside their histogram
+_FOR_FLOATS = ("mean", "m2", "low", "high")  # kept for floats in addition to the histogram
 
 
 class PixelStatistics(NamedTuple):
-    """What is known of the pixels seen so far.
+    """Statistics of the pixels seen so far.
 
     Attributes:
         dtype: ``uint8``, ``uint16`` or ``float32``.
         histogram: ``[C, bins]`` int64; 256 bins for uint8, else 65,536.
         mean, m2: ``[C]`` float64; ``m2`` is the sum of squared differences from the mean.
-        low, high: ``[C]`` float64; infinities while nothing was counted.
+        low, high: ``[C]`` float64; infinities until a pixel was counted.
 
-    For integers the last four follow from the histogram and are filled in by :func:`finished` only.
+    For integers, the last four follow from the histogram and are filled in only by :func:`finished`.
     """
 
     dtype: str
@@ -46,26 +46,26 @@ class PixelStatistics(NamedTuple):
 
     @property
     def count(self) -> np.ndarray:
-        """``[C]`` int64: pixels counted; NaN and infinities are not."""
+        """Counted pixels, ``[C]`` int64, without NaN and infinities."""
         found: np.ndarray = self.histogram.sum(axis=1)
         return found
 
 
 def empty(channels: int, dtype: str) -> PixelStatistics:
-    """The moments of no pixels."""
+    """Returns the statistics of no pixels."""
     bins = _BINS[dtype]
     zero, infinity = np.zeros(channels), np.full(channels, np.inf)
     return PixelStatistics(dtype, np.zeros((channels, bins), np.int64), zero, zero, infinity, -infinity)
 
 
 def measure(pixels: np.ndarray) -> PixelStatistics:
-    """The moments of ``pixels [N, H, W, C]`` of uint8, uint16 or float32, none of the lengths 0.
+    """Returns the statistics of ``pixels [N, H, W, C]`` of uint8, uint16 or float32; no length may be 0.
 
     >>> finished(measure(np.array([[[0, 10]], [[2, 10]]], np.uint8))).mean.tolist()
     [1.0, 10.0]
     """
     result = empty(pixels.shape[-1], pixels.dtype.name)
-    # Pillow counts bytes several times faster than numpy.bincount, without the GIL, and colour without taking it apart.
+    # Pillow counts bytes several times faster than numpy.bincount, without the GIL, and RGB without splitting it.
     if pixels.dtype == np.uint8 and pixels.shape[-1] == 3:
         picture = Image.fromarray(np.ascontiguousarray(pixels).reshape(-1, *pixels.shape[-2:]))
         return result._replace(histogram=np.array(picture.histogram(), np.int64).reshape(3, 256))
@@ -87,7 +87,7 @@ def measure(pixels: np.ndarray) -> PixelStatistics:
 
 
 def merge(a: PixelStatistics, b: PixelStatistics) -> PixelStatistics:
-    """The moments of the pixels of both; exact for integers, for floats by Chan et al. (1979), eq. 2.1."""
+    """Merges the statistics of two sets of pixels: exactly for integers, by Chan et al. (1979), eq. 2.1, for floats."""
     n_a, n_b = a.count, b.count
     total = np.maximum(n_a + n_b, 1)
     delta = b.mean - a.mean
@@ -102,7 +102,7 @@ def merge(a: PixelStatistics, b: PixelStatistics) -> PixelStatistics:
 
 
 def finished(pixel_statistics: PixelStatistics) -> PixelStatistics:
-    """With mean, m2, low and high also for integers, derived from the histogram in float64."""
+    """Fills in mean, m2, low and high of integers, which are derived from the histogram in float64."""
     if pixel_statistics.dtype == "float32":
         return pixel_statistics
     values = np.arange(pixel_statistics.histogram.shape[1], dtype=np.float64)
@@ -118,13 +118,13 @@ def finished(pixel_statistics: PixelStatistics) -> PixelStatistics:
 
 
 def describe(pixel_statistics: PixelStatistics) -> list[dict[str, Any]]:
-    """One dictionary per channel for people and JSON.
+    """Returns one dictionary per channel, for people and JSON.
 
-    Keys: ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the smallest
-    value that at least this fraction of pixels does not exceed, NumPy's ``inverted_cdf``; exact for integers, for
-    floats the lower edge of its bin, within the minimum and maximum) and ``histogram`` with at most 256 ``counts``
-    between ``edges``: bins of equal width for integers; for floats of about equal population, and up to 128 more
-    where many pixels have one value. Without pixels everything but the count is null.
+    Its keys are ``count``, ``mean``, ``std`` (biased: divided by the count), ``min``, ``max``, ``quantiles`` (the
+    smallest value that at least this fraction of pixels does not exceed, NumPy's ``inverted_cdf``; exact for integers,
+    for floats the lower edge of its bin, within the minimum and maximum) and ``histogram`` with at most 256 ``counts``
+    between ``edges``. Bins of integers have equal width; bins of floats hold about equally many pixels, and up to 128
+    more bins are added where many pixels have one value. Without pixels, everything except the count is null.
     """
     pixel_statistics = finished(pixel_statistics)
     edges = _edges(pixel_statistics.dtype)
@@ -155,13 +155,13 @@ def _describe_channel(pixel_statistics: PixelStatistics, channel: int, edges: np
 
 
 def _report_starts(counts: np.ndarray, dtype: str) -> np.ndarray:
-    """First bin of each group of bins that a report shows as one."""
+    """Returns the first bin of each group of bins that a report shows as one."""
     if dtype != "float32":
         return np.arange(0, len(counts), len(counts) // _REPORT_BINS)
     seen = np.flatnonzero(counts)
     before = np.cumsum(counts[seen]) - counts[seen]
     _, first = np.unique(before * _REPORT_BINS // counts.sum(), return_index=True)
-    # A value that many pixels have, such as 0 where nothing was measured, is a bin of its own and as narrow as it is.
+    # A value that many pixels have, such as 0 where nothing was measured, keeps its own narrow bin.
     many = seen[counts[seen] * _SPIKES >= counts.sum()]
     starts = np.unique(np.concatenate([seen[first], many, many + 1]))
     found: np.ndarray = starts[starts <= seen[-1]]
@@ -169,13 +169,13 @@ def _report_starts(counts: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _float_bin(values: np.ndarray) -> np.ndarray:
-    """Bin of each float32: its bits, reordered so that they sort like the numbers, without the lower half."""
+    """Returns the bin of each float32: the upper half of its bits, reordered so that they sort like the numbers."""
     bits = values.view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)) >> 16
 
 
 def _edges(dtype: str) -> np.ndarray:
-    """``[bins + 1]`` float64: lower edge of every bin, and the upper edge of the last."""
+    """Returns ``[bins + 1]`` float64: the lower edge of every bin, and the upper edge of the last one."""
     if dtype != "float32":
         return np.arange(_BINS[dtype] + 1, dtype=np.float64)
     key = np.arange(65536, dtype=np.uint32) << 16
@@ -186,7 +186,7 @@ def _edges(dtype: str) -> np.ndarray:
 
 
 def pack(pixel_statistics: PixelStatistics) -> bytes:
-    """Exactly and in few bytes, about a kilobyte for a small photograph; the inverse is :func:`add_up` of it alone."""
+    """Packs statistics exactly, in about a kilobyte for a small photograph; :func:`add_up` unpacks them."""
     places = np.flatnonzero(pixel_statistics.histogram)
     counts = pixel_statistics.histogram.ravel()[places]
     kind = np.min_scalar_type(counts.max(initial=0))
@@ -197,7 +197,7 @@ def pack(pixel_statistics: PixelStatistics) -> bytes:
 
 
 def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> PixelStatistics:
-    """The moments of all these, merged in their order; memory and time follow the values that occur, not the bins."""
+    """Merges packed statistics in their order; memory and time grow with the values that occur, not with the bins."""
     result = empty(channels, dtype)
     for one in packed:
         distinct, width = _PACKED.unpack_from(one)
@@ -215,7 +215,7 @@ def add_up(packed: Iterable[bytes], channels: int, dtype: str) -> PixelStatistic
 
 
 def to_json(pixel_statistics: PixelStatistics) -> dict[str, Any]:
-    """Exactly, as JSON values; the arrays as compressed little-endian bytes."""
+    """Converts statistics exactly to JSON values, with arrays as compressed little-endian bytes in base64."""
     pack = lambda a: base64.b64encode(zlib.compress(a.astype(a.dtype.newbyteorder("<")).tobytes(), 6)).decode()
     return {"dtype": pixel_statistics.dtype} | {
         name: pack(getattr(pixel_statistics, name)) for name in PixelStatistics._fields[1:]
@@ -223,7 +223,7 @@ def to_json(pixel_statistics: PixelStatistics) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> PixelStatistics:
-    """Inverse of :func:`to_json`."""
+    """Restores the statistics that :func:`to_json` converted."""
     unpack = lambda text, kind: np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
     bins = _BINS[values["dtype"]]
     histogram = unpack(values["histogram"], "<i8").reshape(-1, bins)

@@ -1,17 +1,17 @@
-"""Pixels of one colour or type as those of another: arithmetic on NumPy arrays whose last axis are the channels."""
+"""Conversion of pixels between colours and types: arithmetic on NumPy arrays whose last axis holds the channels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Weights of red, green and blue in the luma of ITU-R BT.601, which Pillow's and libjpeg's grey is.
+# Weights of red, green and blue in the luma of ITU-R BT.601, which Pillow and libjpeg use for grey.
 LUMA = (0.299, 0.587, 0.114)
-# Channels that carry the colour; what follows is alpha or has a meaning of its own.
+# Number of channels that carry the colour; later channels are alpha or have a meaning of their own.
 COLOUR_CHANNELS = {"gray": 1, "rgb": 3, "cmyk": 4}
 
 
 def luma_weights(bits: int) -> tuple[int, int, int]:
-    """The weights of the luma as integers that add up to ``2 ** bits``.
+    """Returns the weights of the luma as integers that add up to ``2 ** bits``.
 
     >>> luma_weights(16), luma_weights(8)
     ((19595, 38470, 7471), (77, 150, 29))
@@ -21,13 +21,13 @@ def luma_weights(bits: int) -> tuple[int, int, int]:
 
 
 def to_rgb(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
-    """``[..., C]`` of a colour to ``[..., 3]`` of the same type; alpha is left out, not blended.
+    """Converts ``[..., C]`` of a colour to RGB ``[..., 3]`` of the same type; alpha is left out, not blended.
 
-    Grey is repeated. Of CMYK each is ``(limit - ink) * (limit - black) / limit``, rounded: the plain formula, which
-    knows no colour profile.
+    Grey is repeated. Each channel of CMYK becomes ``(limit - ink) * (limit - black) / limit``, rounded: the plain
+    formula, without a colour profile.
 
     Args:
-        pixels: of any type; for CMYK of an unsigned one.
+        pixels: any type; an unsigned one for CMYK.
         colour: ``gray``, ``rgb`` or ``cmyk``.
         limit: the largest value, for CMYK.
 
@@ -46,7 +46,7 @@ def to_rgb(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
 
 
 def to_gray(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
-    """``[..., C]`` of a colour to ``[..., 1]`` of the same type: luma of ITU-R BT.601, integers rounded.
+    """Converts ``[..., C]`` of a colour to grey ``[..., 1]`` of the same type: luma of ITU-R BT.601, integers rounded.
 
     >>> to_gray(np.array([[255, 0, 0], [255, 255, 255]], np.uint8), "rgb").tolist()
     [[76], [255]]
@@ -65,7 +65,7 @@ def to_gray(pixels: np.ndarray, colour: str, limit: int = 0) -> np.ndarray:
 
 
 def holds(dtype: str, other: str) -> bool:
-    """Whether every value of ``other`` is one of ``dtype``.
+    """Says whether ``dtype`` can hold every value of ``other``.
 
     >>> holds("float32", "int16"), holds("uint16", "int16"), holds("float32", "int32")
     (True, False, False)
@@ -74,7 +74,7 @@ def holds(dtype: str, other: str) -> bool:
 
 
 def scaled(pixels: np.ndarray, limit: int, dtype: str) -> np.ndarray:
-    """Unsigned integers ``0 .. limit`` to the whole range of an unsigned type, rounded, or to 0 .. 1 of float32.
+    """Scales unsigned integers ``0 .. limit`` to the full range of an unsigned type, rounded, or to 0 .. 1 of float32.
 
     >>> scaled(np.array([0, 7, 255], np.uint8), 255, "uint16").tolist()
     [0, 1799, 65535]
@@ -89,7 +89,7 @@ def scaled(pixels: np.ndarray, limit: int, dtype: str) -> np.ndarray:
 
 
 def clipped(pixels: np.ndarray, dtype: str) -> np.ndarray:
-    """The nearest value of a type: rounded where it holds integers, and within its range; NaN becomes 0 there.
+    """Converts pixels to the nearest values of a type; for integers they are rounded and clipped, and NaN becomes 0.
 
     >>> clipped(np.array([-3.2, 1.5, 2.5, 300, np.nan]), "uint8").tolist()
     [0, 2, 2, 255, 0]

@@ -1,4 +1,4 @@
-"""Which pixels of a box lie in a polygon."""
+"""Filling polygons: the pixels of a box that lie in a polygon."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transforms.grid import Box
 
 
 def fill(rings: Sequence[np.ndarray], box: Box) -> np.ndarray:
-    """The pixels whose middle lies in a polygon, ``[height, width]`` bool.
+    """Returns the pixels whose middle lies in a polygon, ``[height, width]`` bool.
 
     A point is inside if a line from it crosses the rings an odd number of times, so that a ring within another one is a
-    hole, whichever way the two go round. Of polygons that share an edge each pixel along it is in exactly one.
+    hole, whatever their directions. When polygons share an edge, each pixel along it lies in exactly one of them.
 
     Args:
-        rings: each ``[K, 2]``: x and y of its corners; the last is joined to the first. Pixel ``k`` reaches from ``k``
+        rings: ``[K, 2]`` each: x and y of the corners; the last is joined to the first. Pixel ``k`` reaches from ``k``
             to ``k + 1``.
-        box: which pixels.
+        box: the pixels to fill.
 
     >>> fill([np.array([[0, 0], [3, 0], [3, 2], [0, 2]])], Box(0, 0, 3, 4)).astype(int).tolist()
     [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]

@@ -1,9 +1,9 @@
-"""Scores of patches: how much tissue, how sharp, how much is missing, and whether another one looks the same.
+"""Scores of patches: tissue, sharpness, entropy, clipping, missing data, and a fingerprint for near-duplicates.
 
-All scores are measured on 8 rows of a patch, evenly spaced, with all their columns and channels (of a patch of fewer
-rows some count twice); entropy and clipping on 64 of their columns. That is some 2,000 pixels of a patch of 256 x 256,
-enough to tell a blurred patch from a sharp one, and it keeps the scores far cheaper than the encoding of the same
-patch. Sums are sums of integers, the same in any order, in any batch and on any device.
+All scores are measured on 8 evenly spaced rows of a patch, with all columns and channels (some rows of a patch with
+fewer rows count twice); entropy and clipping use 64 of the columns. That is some 2,000 pixels of a patch of 256 x 256,
+enough to tell a blurred patch from a sharp one, and keeps the scores far cheaper than the encoding of the same patch.
+All sums are sums of integers, and so the same in any order, in any batch and on any device.
 
 ============  ========================================================================================================
 score         meaning
@@ -14,12 +14,12 @@ sharpness     variance of the Laplacian (4 neighbours, border repeated) of the g
 entropy       of the distribution of the values of all channels in 256 bins, in bits: 0 for one value, at most 8
 clipped_low   fraction of values at or below the lowest one of the range
 clipped_high  fraction of values at or above the highest one
-nodata        fraction of pixels that have the nodata value in every channel; of floats also NaN
+nodata        fraction of pixels that have the nodata value, or for floats NaN, in every channel
 fingerprint   64 bits that look alike for patches that look alike (difference hash, Krawetz, 2013)
 ============  ========================================================================================================
 
-The *range* of the values is 0..255 for uint8. Of uint16 and float32 it is given; values are scaled to it in 65,536
-steps.
+The *range* of the values is 0..255 for uint8. For uint16 and float32 it is an argument, and values are scaled to it in
+65,536 steps.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from transforms.compiled import Compiled
 from transforms.pixels import luma_weights
 
 ROWS = 8
-_COLUMNS = 64  # of entropy and clipping
+_COLUMNS = 64  # columns for entropy and clipping
 NAMES = ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")
-_BATCHES = (8, 64)  # numbers of patches that are measured together; what is missing is filled up
-# Of 256: what is darker is the black of a scanner, whose saturation is noise.
+_BATCHES = (8, 64)  # numbers of patches that are measured together; smaller batches are filled up
+# Of 256: darker pixels are the black of a scanner, whose saturation is noise.
 _BLACK = 16
-_PARTS = 9  # of a row, for 8 differences
+_PARTS = 9  # parts of a row, for 8 differences
 
 
 class Scores(NamedTuple):
-    """The scores of N patches: ``[N]`` float32 each, and ``fingerprint [N]`` uint64."""
+    """The scores of N patches, ``[N]`` float32 each, and ``fingerprint [N]`` uint64."""
 
     tissue: np.ndarray
     sharpness: np.ndarray
@@ -53,7 +53,7 @@ class Scores(NamedTuple):
     fingerprint: np.ndarray
 
     def take(self, which: np.ndarray) -> Scores:
-        """The scores of some of the patches; ``which`` is an index or a mask."""
+        """Returns the scores of some of the patches; ``which`` is an index or a mask."""
         return Scores(*(column[which] for column in self))
 
 
@@ -63,12 +63,12 @@ def score(
     nodata: float | None = None,
     tissue_threshold: int = 0,
 ) -> Scores:
-    """The scores of ``patches [N, H, W, C]`` of uint8, uint16 or float32.
+    """Measures the scores of ``patches [N, H, W, C]`` of uint8, uint16 or float32.
 
     Args:
         patches: at least one row, column and channel.
         value_range: lowest and highest value; not used for uint8.
-        nodata: the value of pixels that hold nothing; None for none but NaN.
+        nodata: the value of pixels without data; with None, only NaN counts.
         tissue_threshold: saturation, 0..255, above which a pixel is tissue, see :func:`otsu`.
 
     >>> flat = np.full((1, 20, 20, 1), 7, np.uint8)
@@ -104,7 +104,7 @@ def score(
 
 
 def _scale(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
-    """The values as uint16, 0 and 65,535 for the ends of the range; NaN becomes 0."""
+    """Scales values to uint16, with 0 and 65,535 for the ends of the range; NaN becomes 0."""
     low, high = value_range
     if values.dtype == np.uint16 and (low, high) == (0, 65535):
         return values
@@ -113,7 +113,7 @@ def _scale(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
 
 
 def _is_nodata(patches: np.ndarray, rows: np.ndarray, nodata: float | None) -> np.ndarray:
-    """``[N, R, W]``: pixels of these rows without data."""
+    """Returns the mask ``[N, R, W]`` of pixels of these rows without data."""
     every = lambda test: np.logical_and.reduce([test(patches[:, rows][..., c]) for c in range(patches.shape[-1])])
     missing = np.zeros((len(patches), 1, 1), bool)
     if nodata is not None:
@@ -122,20 +122,20 @@ def _is_nodata(patches: np.ndarray, rows: np.ndarray, nodata: float | None) -> n
 
 
 def _mean(flags: np.ndarray) -> np.ndarray:
-    """``[N, ...]`` bool -> ``[N]``: the fraction that is true."""
+    """Returns the fraction of true values, ``[N]`` of ``[N, ...]`` bool."""
     found: np.ndarray = flags.reshape(len(flags), -1).mean(axis=1, dtype=np.float64)
     return found
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
-    """``[N, ...]`` uint8 -> ``[N, 256]``: the share of each value."""
+    """Returns the share of each value, ``[N, 256]`` of ``[N, ...]`` uint8."""
     flat = values.reshape(len(values), -1)
     numbered = (flat + 256 * np.arange(len(flat))[:, None]).ravel()
     return np.bincount(numbered, minlength=256 * len(flat)).reshape(-1, 256) / flat.shape[1]
 
 
 def _measure(rows: np.ndarray, tissue_threshold: int) -> tuple[np.ndarray, ...]:
-    """See :func:`_measure_batch`; batches of few sizes, so that few compiled functions serve any number of patches."""
+    """Runs :func:`_measure_batch` in few batch sizes, so that few compiled functions serve any number of patches."""
     parts = []
     for first in range(0, len(rows), _BATCHES[-1]):
         part = rows[first : first + _BATCHES[-1]]
@@ -148,23 +148,24 @@ def _measure(rows: np.ndarray, tissue_threshold: int) -> tuple[np.ndarray, ...]:
     return tissue, total, squares, np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
-@Compiled  # fused it takes a tenth of the time
+@Compiled  # fused, it takes a tenth of the time
 def _measure_batch(rows: tf.Tensor, tissue_threshold: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Integer sums of a batch; one trace for each width, number of channels and dtype.
+    """Computes integer sums of a batch, with one trace for each width, number of channels and dtype.
 
     Args:
-        rows: ``[B, 3, R, W, C]`` uint8 or uint16: above, at and below the rows that are measured.
+        rows: ``[B, 3, R, W, C]`` uint8 or uint16: the rows above, at and below those that are measured.
         tissue_threshold: saturation, 0..255.
 
     Returns:
-        Pixels of tissue, sum and sum of squares of the Laplacian: ``[B]``; bits of the fingerprint ``[B, 64]`` bool.
+        Pixels of tissue, sum and sum of squares of the Laplacian, ``[B]`` each; bits of the fingerprint ``[B, 64]``
+        bool.
     """
     grey = _grey(rows)
     above, at, below = tf.unstack(grey, axis=1)
     left = tf.concat([at[..., :1], at[..., :-1]], axis=-1)
     right = tf.concat([at[..., 1:], at[..., -1:]], axis=-1)
     laplacian = above + below + left + right - 4 * at
-    # A row of 2048 squares of at most 1020 still fits 32 bits, which are twice as fast.
+    # The sum of 2048 squares of at most 1020 still fits 32 bits, which are twice as fast.
     kind = tf.int32 if rows.dtype == tf.uint8 and rows.shape[3] <= 2048 else tf.int64
     sums = [tf.reduce_sum(values, axis=2) for values in (laplacian, tf.square(tf.cast(laplacian, kind)))]
     total, squares = (tf.reduce_sum(tf.cast(rows, tf.int64), axis=1) for rows in sums)
@@ -172,7 +173,7 @@ def _measure_batch(rows: tf.Tensor, tissue_threshold: tf.Tensor) -> tuple[tf.Ten
 
 
 def _grey(values: tf.Tensor) -> tf.Tensor:
-    """int32: of RGB the luma of ITU-R BT.601, else the mean of the channels, rounded down."""
+    """Returns int32 grey: the luma of ITU-R BT.601 of three channels, else the mean of the channels, rounded down."""
     channels = [tf.cast(channel, tf.int32) for channel in tf.unstack(values, axis=-1)]
     if len(channels) == 3:
         weighted = [weight * channel for weight, channel in zip(luma_weights(8), channels)]
@@ -181,7 +182,10 @@ def _grey(values: tf.Tensor) -> tf.Tensor:
 
 
 def _tissue(values: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    """Pixels of ``[B, R, W, C]`` whose saturation ``255 * (max - min) // max`` exceeds the threshold: ``[B]`` int32."""
+    """Counts the pixels of ``[B, R, W, C]`` whose saturation ``255 * (max - min) // max`` exceeds the threshold.
+
+    Returns ``[B]`` int32.
+    """
     if values.shape[-1] != 3:
         return tf.zeros(tf.shape(values)[:1], tf.int32)
     full = 255 if values.dtype == tf.uint8 else 65535
@@ -192,19 +196,19 @@ def _tissue(values: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
 
 
 def _fingerprint(grey: tf.Tensor) -> tf.Tensor:
-    """64 bits: whether each of 8 parts of each of 8 rows is darker than the one to its right."""
+    """Returns 64 bits, which say whether each of 8 parts of each of 8 rows is darker than the part to its right."""
     width = grey.shape[-1]
     starts = [width * part // _PARTS for part in range(_PARTS)]
     ends = [max(width * (part + 1) // _PARTS, start + 1) for part, start in enumerate(starts)]
     sums = [tf.cast(tf.reduce_sum(grey[..., a:b], axis=-1), tf.int64) for a, b in zip(starts, ends)]
     sizes = [b - a for a, b in zip(starts, ends)]
-    # Of parts of unlike widths the means are compared, without dividing.
+    # Parts may differ in width, so their means are compared, without dividing.
     darker = [sums[p] * sizes[p + 1] < sums[p + 1] * sizes[p] for p in range(_PARTS - 1)]
     return tf.reshape(tf.stack(darker, axis=-1), [-1, ROWS * (_PARTS - 1)])
 
 
 def saturation(pixels: np.ndarray, value_range: tuple[float, float] = (0, 255)) -> np.ndarray:
-    """``[..., 3]`` RGB -> ``[...]`` uint8: ``255 * (max - min) // max`` of HSV in eight bits; 0 where it is black."""
+    """Returns the HSV saturation ``255 * (max - min) // max`` of RGB ``[..., 3]`` as ``[...]`` uint8; 0 for black."""
     if pixels.dtype != np.uint8:
         pixels = _scale(pixels, value_range) >> 8
     high, low = pixels.max(axis=-1).astype(np.int32), pixels.min(axis=-1).astype(np.int32)
@@ -212,9 +216,9 @@ def saturation(pixels: np.ndarray, value_range: tuple[float, float] = (0, 255)) 
 
 
 def otsu(values: np.ndarray) -> int:
-    """The threshold, 0..255, that separates uint8 values best into those up to it and those above (Otsu, 1979).
+    """Returns the threshold, 0..255, that best separates uint8 values up to it from those above (Otsu, 1979).
 
-    Of equally good thresholds the lowest; for one single value, that value.
+    Among equally good thresholds, the lowest is taken; if there is only one value, it is the threshold.
 
     >>> otsu(np.array([3, 4, 5, 90, 91], np.uint8))
     5
@@ -238,12 +242,12 @@ class Duplicates:
     """
 
     def __init__(self, max_distance: int):
-        """Fingerprints that differ in at most ``max_distance`` of 64 bits are near-duplicates."""
+        """Takes fingerprints that differ in at most ``max_distance`` of 64 bits for near-duplicates."""
         self._max_distance, self._count = max_distance, 0
         self._kept = np.zeros(64, np.uint64)
 
     def add(self, fingerprint: np.uint64) -> bool:
-        """Keeps the patch and says True, unless one like it was kept before."""
+        """Keeps the patch and returns True, unless a near-duplicate was kept before."""
         kept = self._kept[: self._count]
         if kept.size and np.bitwise_count(kept ^ fingerprint).min() <= self._max_distance:
             return False

@@ -1,7 +1,7 @@
-"""The inverse of cutting: an image, or any part of it, from the patches of its grid.
+"""Stitching, the inverse of cutting: makes an image, or any part of it, from the patches of its grid.
 
-Where patches overlap they are blended. A pixel is the weighted mean of the pixels of the patches that hold it; the
-weight of pixel ``k`` of ``n`` along an axis, and the product of both axes for a pixel, is
+Where patches overlap, they are blended: a pixel is the weighted mean of the pixels of the patches that hold it. The
+weight of a pixel is the product of its weights along both axes; pixel ``k`` of ``n`` along an axis has the weight
 
 ========  ====================================================================================================
 blend     weight
@@ -14,8 +14,8 @@ gaussian  ``exp(-((k + 1/2) / n - 1/2)**2 / (2 s**2))`` with ``s = 1/8``, the sh
 crop      1 for the patch whose centre is nearest, the first of equal ones, and 0 for all others
 ========  ====================================================================================================
 
-All of them give back the image itself, to the bit, when the patches are cut from it: a mean of equal values in float64
-rounds to the value. ``crop`` computes nothing and so serves classes as well.
+All blends restore the image bit for bit when the patches are cut from it, because a mean of equal values in float64
+rounds to the value. ``crop`` only copies pixels and so suits classes as well.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Blend = Literal["average", "hann", "gaussian", "crop"]
 
 
 class StitchPlan(NamedTuple):
-    """What a part of an image is made of.
+    """The patches that make up a part of an image, and their weights.
 
     Attributes:
-        cells: the patches that reach into it.
-        rows, cols: its rows and columns, from those of the patches laid side by side.
+        cells: the patches that reach into the part.
+        rows, cols: the taps of its rows and columns, in the mosaic of these patches laid side by side.
     """
 
     cells: Cells
@@ -45,12 +45,12 @@ class StitchPlan(NamedTuple):
 
 
 def stitch(patches: np.ndarray, grid: Grid, blend: Blend = "average", fill: float | None = None) -> np.ndarray:
-    """The image ``[height, width, C]`` behind all patches of a grid.
+    """Stitches all patches of a grid to the image ``[height, width, C]``.
 
     Args:
         patches: ``[grid.count, *size, C]`` of any numeric dtype, in the order of the grid.
-        grid: that they were cut by.
-        blend: what happens where they overlap.
+        grid: the grid that cut the patches.
+        blend: how overlapping patches are blended.
         fill: value of the pixels that lie in no patch.
 
     Raises:
@@ -72,27 +72,27 @@ def stitch(patches: np.ndarray, grid: Grid, blend: Blend = "average", fill: floa
 
 
 def plan_stitch(grid: Grid, area: Box, blend: Blend) -> StitchPlan:
-    """Which patches make up ``area``, a part of the image, and how."""
+    """Plans which patches make up ``area``, a part of the image, and with which weights."""
     rows, row_taps = _plan_axis(grid.rows, area.row, area.row + area.height, blend)
     cols, col_taps = _plan_axis(grid.cols, area.col, area.col + area.width, blend)
     return StitchPlan(Cells(rows.start, rows.stop, cols.start, cols.stop), row_taps, col_taps)
 
 
 def _plan_axis(axis: Axis, first: int, end: int, blend: Blend) -> tuple[range, Taps]:
-    """The patches of an axis that reach into ``first .. end - 1``, and the taps of these pixels."""
+    """Returns the patches of an axis that reach into ``first .. end - 1``, and the taps of these pixels."""
     patches = axis.touching(first, end)
     starts = np.array([axis.start(index) for index in patches], np.int64)
     pixels = (starts[:, None] + np.arange(axis.size) * axis.dilation).ravel() - first
     weight = np.tile(blend_weights(axis.size, blend), len(patches))
     inside = np.flatnonzero((pixels >= 0) & (pixels < end - first))
-    if blend == "crop":  # of the contributions to a pixel, the first of the heaviest
+    if blend == "crop":  # each pixel keeps only the first of its heaviest contributions
         inside = inside[np.lexsort((-weight[inside], pixels[inside]))]
         inside = inside[np.unique(pixels[inside], return_index=True)[1]]
     return patches, make_taps(pixels[inside], inside, weight[inside], end - first)
 
 
 def blend_weights(size: int, blend: Blend) -> np.ndarray:
-    """``[size]`` float64, all above 0: the weight of each pixel of a patch along one axis; of ``crop``, its rank.
+    """Returns the weight of each pixel of a patch along an axis, or for ``crop`` its rank: ``[size]`` float64, above 0.
 
     >>> blend_weights(4, "hann").round(3).tolist()
     [0.146, 0.854, 0.854, 0.146]
@@ -113,13 +113,13 @@ def blend_weights(size: int, blend: Blend) -> np.ndarray:
 def stitch_window(
     patches: np.ndarray, plan: StitchPlan, fill: float = 0, present: np.ndarray | None = None
 ) -> np.ndarray:
-    """The part of the image that ``plan`` is for, ``[height, width, C]`` in the dtype of the patches.
+    """Stitches the part of the image that ``plan`` is for: ``[height, width, C]`` in the dtype of the patches.
 
     Args:
         patches: ``[plan.cells.count, *size, C]``, row by row.
         plan: made by :func:`plan_stitch`.
         fill: value of the pixels that lie in no patch.
-        present: ``[plan.cells.count]`` bool: patches that are there; the others count as not cut.
+        present: ``[plan.cells.count]`` bool: patches that exist; the others count as not cut.
     """
     if not plan.cells.count:
         shape = (len(plan.rows.weight), len(plan.cols.weight), patches.shape[-1])
@@ -138,7 +138,7 @@ def stitch_window(
 
 
 def _mosaic(patches: np.ndarray, cells: Cells) -> np.ndarray:
-    """The patches side by side as one picture, ``[rows * height, columns * width, C]``."""
+    """Lays the patches side by side in one picture, ``[rows * height, columns * width, C]``."""
     down, across = cells.row_to - cells.row_from, cells.col_to - cells.col_from
     _, height, width, channels = patches.shape
     parts = patches.reshape(down, across, height, width, channels)

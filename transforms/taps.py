@@ -1,13 +1,13 @@
-"""Where pixels come from, along one axis: *taps*, with the weights that they count with.
+"""Taps: the source pixels of each result pixel along one axis, with their weights.
 
-What stitching, blending and resampling have in common: every pixel of the result is a weighted sum of a few pixels of
-the source, and the weights are products of one number for the row and one for the column. ``transforms.weigh`` makes
-the sums.
+Stitching, blending and resampling have in common that every pixel of the result is a weighted sum of a few pixels of
+the source, and that each weight is the product of one number for the row and one for the column. ``transforms.weigh``
+makes the sums.
 
-Other sizes of pixels are made by area: each pixel of the result is the mean of the source over the square that it
-covers. The source is taken as constant within each of its pixels, so a pixel that is covered by half counts half (the
-box kernel; GDAL calls it ``average`` and OpenCV ``INTER_AREA``). It is defined for any factor, keeps sums, and never
-makes up a value outside the range of its source.
+Resampling is by area: each pixel of the result is the mean of the source over the square that it covers. The source is
+taken as constant within each of its pixels, so a pixel that is half covered counts half (the box kernel, which GDAL
+calls ``average`` and OpenCV ``INTER_AREA``). It is defined for any factor, keeps sums, and never gives a value outside
+the range of its source.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 
 from transforms.grid import PadMode, source_index
 
-# Nearer to the border of a pixel than this an edge lies on it: factors such as 0.5 / 0.1 are no whole numbers.
+# An edge nearer than this to the border of a pixel counts as on it: factors such as 0.5 / 0.1 are not whole numbers.
 _EPSILON = 1e-6
 
 
 class Taps(NamedTuple):
-    """Where the pixels of one axis come from.
+    """The source pixels of N result pixels along one axis.
 
     Attributes:
-        pixel: ``[N, K]`` int32: pixels of the source. Where a pixel has fewer than K taps, the first stands again.
-        weight: ``[N, K]`` float64: their weights, 0 for those that stand again.
+        pixel: ``[N, K]`` int32: pixels of the source. Where a pixel has fewer than K taps, its first tap is repeated.
+        weight: ``[N, K]`` float64: the weights of the taps, 0 for repeated ones.
     """
 
     pixel: np.ndarray
@@ -35,12 +35,12 @@ class Taps(NamedTuple):
 
     @property
     def empty(self) -> np.ndarray:
-        """``[N]`` bool: pixels that come from nowhere."""
+        """Pixels without a source, ``[N]`` bool."""
         return np.asarray(self.weight.sum(axis=1) == 0)
 
 
 def make_taps(target: np.ndarray, source: np.ndarray, weight: np.ndarray, count: int) -> Taps:
-    """Taps from single contributions, with the weights of each pixel scaled to the sum 1.
+    """Makes taps from single contributions and scales the weights of each pixel to the sum 1.
 
     Args:
         target: ``[M]`` integers in ``0 .. count - 1``: the pixel of the result.
@@ -67,7 +67,7 @@ def make_taps(target: np.ndarray, source: np.ndarray, weight: np.ndarray, count:
 
 
 def scaled_length(length: int, factor: float) -> int:
-    """Pixels of an axis of ``length`` when each takes ``factor`` of them: the nearest whole number, and at least 1.
+    """Returns the pixels of an axis of ``length`` when each new one covers ``factor`` old ones: rounded, at least 1.
 
     >>> scaled_length(1000, 4), scaled_length(1001, 2.5), scaled_length(1, 16)
     (250, 400, 1)
@@ -76,17 +76,17 @@ def scaled_length(length: int, factor: float) -> int:
 
 
 def area_taps(starts: np.ndarray, factor: float, length: int, pad: PadMode) -> tuple[int, int, Taps, bool]:
-    """Where the pixels of one axis of the result come from.
+    """Makes the taps that resample one axis by area.
 
     Args:
-        starts: ``[N]``: where each pixel of the result begins, in pixels of the source; may lie outside of it.
-        factor: pixels of the source that each takes.
+        starts: ``[N]``: where each pixel of the result begins, in pixels of the source; may lie outside the source.
+        factor: pixels of the source that each pixel of the result covers.
         length: pixels of the source.
-        pad: what lies outside of it, see :func:`transforms.grid.source_index`.
+        pad: what lies outside the source, see :func:`transforms.grid.source_index`.
 
     Returns:
-        The first pixel of the source that is needed, their number, the taps relative to the first one, and whether
-        the pixel behind the last one is needed, too: the one with the constant of ``pad``.
+        The first pixel of the source that is needed, the number of needed pixels, the taps relative to the first one,
+        and whether a pixel with the constant of ``pad`` is needed after the last one.
 
     >>> first, count, taps, _ = area_taps(np.array([3.0, 5.5]), 2.5, 20, "reflect")
     >>> first, count, taps.pixel.tolist(), taps.weight.tolist()

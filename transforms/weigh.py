@@ -1,4 +1,4 @@
-"""Weighted sums of pixels along the two axes of an image, each axis for itself; see ``transforms.taps``."""
+"""Weighted sums of pixels along the two axes of an image, one axis after the other; see ``transforms.taps``."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from transforms.taps import Taps
 
 
 def weigh(pixels: np.ndarray | tf.Tensor, rows: Taps, cols: Taps) -> tf.Tensor:
-    """The weighted sums ``[N, M, C]`` of ``pixels [H, W, C]``, in their dtype.
+    """Computes the weighted sums ``[N, M, C]`` of ``pixels [H, W, C]``, in the dtype of the pixels.
 
-    Sums are made in float32 for integers of 8 and 16 bits and in float64 for all else, so that the mean of equal values
-    is that value; the rows' before the columns' and the taps in their order, so that a pixel of the result does not
-    depend on what is computed beside it. Integers are rounded, halves to the even neighbour. Where every pixel has one
-    tap, values are copied and nothing is computed; a pixel without taps is 0.
+    Sums are made in float32 for integers of 8 and 16 bits and in float64 for all other types, so that the mean of equal
+    values is that value. Rows are summed before columns, and taps in their order, so that a pixel of the result does
+    not depend on its neighbours in the call. Integers are rounded, halves to the even neighbour. Where every pixel has
+    one tap, values are only copied; a pixel without taps is 0.
     """
     return _traced(tf.as_dtype(pixels.dtype))(pixels, *rows, *cols)
 
 
 @functools.cache
 def _traced(dtype: tf.DType) -> tf.types.experimental.PolymorphicFunction:
-    """One trace for all sizes and numbers of taps."""
+    """Returns the function with one trace for all sizes and numbers of taps."""
     index, weight = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)
     exact = tf.float32 if dtype.is_integer and dtype.size <= 2 else tf.float64
-    # Weight 0 gives 0, whatever stands there: a NaN belongs to the pixels whose tap it is.
+    # Weight 0 gives 0 even for a NaN, which must not spread to pixels that do not use it.
     times = tf.multiply if dtype.is_integer else tf.math.multiply_no_nan
 
     def along(pixels: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, axis: int) -> tf.Tensor:

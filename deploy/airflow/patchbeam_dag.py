@@ -1,12 +1,12 @@
 """Builds a dataset every night with ``patchbeam build``, for Airflow 3. docs/schedules.md has the commands.
 
-patchbeam has an environment of its own, with Beam and TensorFlow; Airflow starts it as a program. Two variables of
-Airflow say what runs: ``patchbeam_program``, the path of ``patchbeam``, and ``patchbeam_configuration``, that of the
-YAML file.
+patchbeam has its own environment, with Beam and TensorFlow, and Airflow starts it as a program. Two variables of
+Airflow configure it: ``patchbeam_program`` is the path of ``patchbeam``, and ``patchbeam_configuration`` the path of
+the YAML file.
 
 The operators of Airflow's provider for Beam start a pipeline and, on Dataflow, stop listening once its job has an id. A
-build does more: it waits for the pipeline, and publishes. They also raise the same error for every exit code, and leave
-the program running when a task is stopped, so the operator here is one of our own.
+build does more: it waits for the pipeline and publishes. These operators also raise the same error for every exit code
+and leave the program running when a task is stopped, so this file defines its own operator.
 """
 
 import datetime
@@ -20,7 +20,7 @@ FINAL = {2: "too many rejections", 3: "held back by a gate, or taken back before
 
 
 class PatchbeamOperator(BaseOperator):
-    """Runs a command of patchbeam without a shell; what would end the same again is not tried again."""
+    """Runs a command of patchbeam without a shell; failures that would recur are not retried."""
 
     template_fields = ("command",)
 
@@ -33,12 +33,12 @@ class PatchbeamOperator(BaseOperator):
         return SubprocessHook()
 
     def execute(self, context):
-        """Ends with the command.
+        """Runs the command and waits for its end.
 
         Raises:
             AirflowFailException: for the exit codes of FINAL; the task fails at once.
-            AirflowException: for all others but 0, of which 75 says that another build has the output; a retry goes
-                on from the shards that are finished.
+            AirflowException: for all other exit codes except 0, such as 75, with which another build holds the output;
+                a retry continues from the finished shards.
         """
         code = self._process.run_command(self.command).exit_code
         if code in FINAL:
@@ -47,7 +47,7 @@ class PatchbeamOperator(BaseOperator):
             raise AirflowException(f"patchbeam ended with exit code {code}")
 
     def on_kill(self):
-        """Stops the command as Ctrl-C does, also where the task is stopped or takes too long."""
+        """Stops the command as Ctrl-C does when the task is stopped or takes too long."""
         self._process.send_sigterm()
 
 
@@ -56,13 +56,13 @@ with DAG(
     description="Builds the dataset of the variable patchbeam_configuration",
     schedule="17 3 * * *",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-    catchup=False,  # of nights that were missed, the last one is made up for: a build takes the images as they are now
+    catchup=False,  # only the last missed night is made up for, because a build takes the images as they are now
     max_active_runs=1,
 ) as dag:
     PatchbeamOperator(
         task_id="build",
         command=["{{ var.value.patchbeam_program }}", "build", "{{ var.value.patchbeam_configuration }}"],
         retries=3,
-        retry_delay=datetime.timedelta(minutes=10),  # a lease that nobody gave back has expired by then
+        retry_delay=datetime.timedelta(minutes=10),  # an abandoned lease has expired by then
         execution_timeout=datetime.timedelta(hours=20),
     )

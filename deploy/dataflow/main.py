@@ -1,8 +1,8 @@
-"""Starts a build as a Dataflow Flex Template: submits the job and ends. Publishing is left to ``patchbeam build``.
+"""Starts a build as a Dataflow Flex Template: submits the job and ends. ``patchbeam build`` publishes the result.
 
-A launcher does not start the job itself. It has Beam write the description of the job to ``--template_location``, and
-Dataflow starts the job after this program has ended: there is nothing here that could be waited for. When the job is
-done, ``patchbeam build`` with the same configuration finds all shards finished, and publishes. See docs/dataflow.md.
+A launcher does not start the job itself. It makes Beam write the description of the job to ``--template_location``, and
+Dataflow starts the job only after this program has ended, so the program cannot wait for it. When the job is done,
+``patchbeam build`` with the same configuration finds all shards finished and publishes. See docs/dataflow.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.versions import lease
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Takes the parameters of metadata.json; every other flag is an option of Beam's, as the launcher passes them."""
+    """Takes the parameters of metadata.json; all other flags are Beam options, which the launcher passes on."""
     parser = argparse.ArgumentParser(prog="main.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="URI", help="The configuration: a YAML file.")
     parser.add_argument("--input", metavar="PATTERN", help="Replaces input.images.")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_config(uri: str, images: str | None, output: str | None) -> Config:
-    """The configuration, from a local path or a bucket."""
+    """Reads the configuration from a local path or a bucket."""
     with tempfile.TemporaryDirectory() as folder:
         path = uri
         if not storage.is_local(uri):
@@ -52,11 +52,11 @@ def read_config(uri: str, images: str | None, output: str | None) -> Config:
 
 
 def submit(config: Config, options: Any) -> str | None:
-    """Submits what ``patchbeam build`` would run, without waiting for it.
+    """Submits the job that ``patchbeam build`` would run, without waiting for it.
 
     Returns:
-        The folder of the version that the job writes to, the one that an unfinished build left if there is one;
-        None if the published version is of the same images and configuration.
+        The folder of the version that the job writes, which is that of an unfinished build if there is one; None if
+        the published version has the same images and configuration.
     """
     config, listing = find_images(config)
     with lease.hold(config.output.path):

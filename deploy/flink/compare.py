@@ -1,11 +1,11 @@
-"""Build one dataset in every way that this machine has, with and without accidents, and compare the bytes.
+"""Builds one dataset in every way that this machine offers, with and without accidents, and compares the bytes.
 
     python deploy/flink/compare.py [--quick]
 
-On this machine with one worker and with two; on a small Flink inside one process; on a cluster of three TaskManagers,
-one of them a spare; there again while a Python worker is killed, and while a TaskManager is. Every dataset has to have
-the same bytes, and what was finished before an accident must not be cut again. Ends with 1 if anything is not so.
-``--quick`` does the first and the last of these only.
+It builds with one and with two workers on this machine; on a small Flink inside one process; and on a cluster of three
+TaskManagers, one of them a spare, without accidents, while a Python worker is killed, and while a TaskManager is
+killed. All datasets must have the same bytes, and shards that were finished before an accident must not be cut again;
+otherwise the exit code is 1. ``--quick`` runs only the first and the last of these builds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMIT_S = 600
 
 
 def write_images(folder: pathlib.Path) -> None:
-    """Crops of the sample photographs, as PNG: many, so that there are many shards."""
+    """Writes crops of the sample photographs as PNG, enough of them for many shards."""
     folder.mkdir()
     photographs = [imagecodecs.jpeg8_decode(path.read_bytes()) for path in sorted(SAMPLES.glob("photos/*.jpg"))]
     crops = [
@@ -52,13 +52,13 @@ def write_configuration(path: pathlib.Path, images: pathlib.Path) -> None:
         "input": {"images": f"{images}/*.png"},
         "patch": {"size": 256, "stride": 96},
         "output": {"path": "given on the command line", "shard_size": "6MB"},
-        "splits": {"train": 0, "test": 1},  # without graphs of a normalisation: half a minute for each build
+        "splits": {"train": 0, "test": 1},  # without normalisation graphs, which take half a minute per build
     }
     path.write_text(yaml.safe_dump(config))
 
 
 class Run:
-    """One build: its process, its folder, and in the end what it wrote."""
+    """One build: its process, its folder, and in the end its results."""
 
     def __init__(self, name: str, config: pathlib.Path, out: pathlib.Path, arguments: list[str]):
         self.name, self._out, self._started = name, out, time.monotonic()
@@ -68,11 +68,11 @@ class Run:
         self.finished_before: dict[str, int] = {}
 
     def receipts(self) -> dict[str, int]:
-        """Name of each receipt so far -> when it was written."""
+        """Maps the name of each receipt so far to the time when it was written."""
         return {path.name: path.stat().st_mtime_ns for path in self._out.glob("versions/*/receipts/*.json")}
 
     def strike(self, accident: Callable[[], int]) -> None:
-        """Waits until a quarter of the shards is finished, kills what ``accident`` names, and notes what was there."""
+        """Waits until a quarter of the shards is finished, notes them, and kills the process given by ``accident``."""
         while len(self.receipts()) < SHARDS // 4:
             if self.process.poll() is not None or time.monotonic() - self._started > LIMIT_S:
                 fail(f"{self.name}: came to an end before the accident; see {self._log.name}")
@@ -81,7 +81,7 @@ class Run:
         os.kill(accident(), signal.SIGKILL)
 
     def end(self) -> dict[str, Any]:
-        """Waits for the build, checks what it left, and returns the row of the table."""
+        """Waits for the build, checks its files, prints its row, and returns its digest, checksums and folder."""
         if self.process.wait(LIMIT_S):
             said = pathlib.Path(self._log.name).read_text()[-3000:]
             fail(f"{self.name}: ended with {self.process.returncode}:\n{said}")
@@ -110,17 +110,17 @@ def fail(message: str) -> None:
 
 
 def python_worker(task_managers: list[int]) -> int:
-    """Process id of a Python worker: the only children that a TaskManager has."""
+    """Returns the process id of a Python worker: TaskManagers have no other children."""
     return next(child.pid for pid in task_managers for child in psutil.Process(pid).children())
 
 
 def busy_task_manager(task_managers: list[int]) -> int:
-    """Process id of a TaskManager that has a Python worker, and is no spare."""
+    """Returns the process id of a TaskManager that has a Python worker, and so is not the spare."""
     return next(pid for pid in task_managers if psutil.Process(pid).children())
 
 
 def main(quick: bool) -> None:
-    """Runs everything, or little of it, and prints a row for each."""
+    """Runs all builds, or the quick ones only, and prints a row for each."""
     try:
         _, jar = local_cluster.set_up()
     except local_cluster.ClusterError as error:

@@ -1,12 +1,12 @@
-"""A real Flink on this machine, for trying out and for tests: one JobManager and some TaskManagers with a slot each.
+"""A real Flink cluster on this machine, for trials and tests: one JobManager and TaskManagers with one slot each.
 
     python deploy/flink/local_cluster.py setup     # once: 230 MB from PyPI, 160 MB from Maven Central, into the cache
     python deploy/flink/local_cluster.py up        # prints the command for a build
     python deploy/flink/local_cluster.py status
     python deploy/flink/local_cluster.py down
 
-Needs Java (11 or 17) and, for the set-up, Maven; of Python only the standard library. It has to be run with the Python
-that patchbeam is installed in, which becomes the Python of the workers.
+It needs Java (11 or 17), Maven for the set-up, and only the standard library of Python. Run it with the Python in which
+patchbeam is installed, which becomes the Python of the workers.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _POM = pathlib.Path(__file__).with_name("pom.xml")
 _JAR = "patchbeam-flink-job-server.jar"
 _START_S, _STOP_S = 90, 15
 
-# The last lines of what Flink's own scripts would put on the command line of every JVM: Java 17 keeps these packages
-# of its own closed, and Flink's serializers look into them.
+# Flink's own scripts would also put these options on the command line of every JVM: Java 17 keeps these packages
+# closed, and Flink's serializers look into them.
 _OPENED = "lang net io nio util time text lang.reflect util.concurrent util.concurrent.atomic util.concurrent.locks"
 _JVM = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED.split()] + [
     "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
@@ -49,7 +49,7 @@ _JVM = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPEN
     "-XX:-UsePerfData",
 ]
 
-# Every size is given: TaskManagers that are started without Flink's scripts do not work them out.
+# Every size is given, because TaskManagers that start without Flink's scripts do not derive them.
 _MEMORY = {
     "task.heap.size": "384m",
     "task.off-heap.size": "128m",
@@ -96,21 +96,21 @@ class Cluster:
     jar: str
 
     def arguments(self) -> list[str]:
-        """For ``patchbeam build CONFIG``; one TaskManager is kept in reserve where there are several."""
+        """Returns arguments for ``patchbeam build CONFIG``; of several TaskManagers, one is kept in reserve."""
         parallelism = max(1, len(self.task_managers) - 1)
         beam = [f"--flink_job_server_jar={self.jar}", f"--parallelism={parallelism}"]
         return ["--runner=flink", f"--flink-master={self.rest}", "--", *beam]
 
     def get(self, path: str) -> Any:
-        """What Flink's REST interface answers, for example to ``jobs/overview``."""
+        """Returns the answer of Flink's REST interface, for example to ``jobs/overview``."""
         return _get(self.rest, path)
 
 
 def set_up(cache: pathlib.Path = CACHE) -> tuple[pathlib.Path, pathlib.Path]:
-    """Downloads and builds what is not in the cache yet.
+    """Downloads and builds whatever is not in the cache yet.
 
     Returns:
-        (the folder with Flink's jars, the uber jar with Beam's runner)
+        The folder with Flink's jars, and the uber jar with Beam's runner.
 
     Raises:
         ClusterError: if Java, Maven or pip is missing, or a download fails.
@@ -119,8 +119,8 @@ def set_up(cache: pathlib.Path = CACHE) -> tuple[pathlib.Path, pathlib.Path]:
     lib = cache / f"flink-{FLINK}"
     jar = cache / f"beam-runner-{hashlib.sha256(_POM.read_bytes()).hexdigest()[:8]}.jar"
     cache.mkdir(parents=True, exist_ok=True)
-    # Both are made in a folder of their own and moved when they are whole, so that an interrupted set-up leaves nothing
-    # that looks finished, and two at the same time do not disturb each other.
+    # Both are made in a temporary folder and moved when complete, so that an interrupted set-up leaves nothing that
+    # looks finished, and two set-ups at the same time do not disturb each other.
     with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as folder:
         new = pathlib.Path(folder)
         if not jar.exists():
@@ -137,7 +137,7 @@ def set_up(cache: pathlib.Path = CACHE) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def _download_flink(folder: pathlib.Path) -> None:
-    """Flink itself from PyPI, where its jars are part of PyFlink: reached by the same mirrors as our own packages."""
+    """Downloads Flink's jars from PyPI, where they are part of PyFlink, through the mirrors of our own packages."""
     package = "apache-flink-libraries"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     _call([*pip, f"--no-binary={package}", "--dest", str(folder), f"{package}=={FLINK}"], "does this Python have pip?")
@@ -152,7 +152,7 @@ def _download_flink(folder: pathlib.Path) -> None:
 
 def _build_jar(folder: pathlib.Path) -> None:
     maven = _program("mvn", "install Maven, for example with: apt install maven")
-    shutil.copy(_POM, folder)  # so that nothing is written beside the sources
+    shutil.copy(_POM, folder)  # so that nothing is written next to the sources
     _call([maven, "--batch-mode", "--quiet", f"--file={folder / _POM.name}", "package"], "is Maven Central reachable?")
 
 
@@ -172,11 +172,11 @@ def _program(name: str, hint: str) -> str:
 
 @contextlib.contextmanager
 def cluster(directory: str | os.PathLike, task_managers: int = 3) -> Iterator[Cluster]:
-    """A cluster while the block runs; however the block ends, no process is left.
+    """Runs a cluster during the block; however the block ends, no process is left.
 
     Args:
-        directory: for configuration, logs and temporary files; a new one, or one of an earlier cluster.
-        task_managers: to start, each with one slot.
+        directory: folder for configuration, logs and temporary files; a new one, or that of an earlier cluster.
+        task_managers: number of TaskManagers to start, each with one slot.
 
     Raises:
         ClusterError: if it cannot be set up, or does not come up.
@@ -215,13 +215,13 @@ def _start(started: list[tuple[str, subprocess.Popen]], home: pathlib.Path, name
 
 
 def _end_with_parent() -> None:
-    """On Linux not even a parent that is killed leaves the JVM behind."""
+    """Makes Linux end the JVM with its parent, even if the parent is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:
-    """Ends all processes, the stubborn ones by force; a second Ctrl-C meanwhile only makes it faster."""
+    """Ends all processes, if necessary by force; a second Ctrl-C meanwhile only speeds this up."""
     try:
         for process in reversed(processes):  # TaskManagers first: they stop their Python workers
             process.terminate()
@@ -252,7 +252,7 @@ def _wait_for(rest: str, started: list[tuple[str, subprocess.Popen]], home: path
 
 
 def _get(rest: str, path: str) -> Any:
-    # Without the proxies of the environment, which know nothing of this machine.
+    # Without the proxies of the environment, which cannot reach this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"http://{rest}/{path}", timeout=10) as answer:
         return json.load(answer)
@@ -283,10 +283,11 @@ def _write_configuration(home: pathlib.Path, rest: str) -> None:
         "restart-strategy.type": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": 8,
         "restart-strategy.fixed-delay.delay": "1 s",
-        # TaskManagers start beside the JobManager and find it only at a second try; that waits ten seconds otherwise.
+        # TaskManagers start together with the JobManager and find it only at the second try, by default ten seconds
+        # later.
         "cluster.registration.error-delay": 500,
-        # A killed TaskManager is missed after two heartbeats, here four seconds, because its port is closed. The
-        # timeout is for those that live and do not answer: long, because a busy machine is no dead one.
+        # A killed TaskManager is noticed after two heartbeats, here four seconds, because its port is closed. The
+        # timeout is for those that live and do not answer: it is long, because a busy machine is not dead.
         "heartbeat.interval": 2000,
         "heartbeat.timeout": 60000,
     }
@@ -296,7 +297,7 @@ def _write_configuration(home: pathlib.Path, rest: str) -> None:
 
 
 def _serve(home: pathlib.Path, task_managers: int) -> None:
-    """Keeps a cluster up until SIGTERM, and the lock of its directory; ``cluster.json`` tells how to reach it."""
+    """Keeps a cluster up until SIGTERM, with a lock on its directory; ``cluster.json`` says how to reach it."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     facts = home / "cluster.json"
     with open(home / "lock", "a") as lock:
@@ -313,7 +314,7 @@ def _serve(home: pathlib.Path, task_managers: int) -> None:
 
 
 def _running(home: pathlib.Path) -> dict[str, Any] | None:
-    """What ``up`` has started in a directory; by its lock, because a process id may be another process' by now."""
+    """Returns the facts of a running cluster, or None; its lock tells, because a process id may have been reused."""
     try:
         with open(home / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -327,17 +328,17 @@ def _running(home: pathlib.Path) -> dict[str, Any] | None:
 
 
 def up(home: pathlib.Path, task_managers: int) -> Cluster:
-    """Starts a cluster that stays until :func:`down`.
+    """Starts a cluster that stays up until :func:`down`.
 
     Raises:
-        ClusterError: if there is one already, or it does not come up.
+        ClusterError: if a cluster is running already, or the new one does not come up.
     """
     if _running(home):
         raise ClusterError(f"a cluster is running in {home} already; see status, or stop it with down")
     set_up()
     home.mkdir(parents=True, exist_ok=True)
     facts = home / "cluster.json"
-    facts.unlink(missing_ok=True)  # of a keeper that was killed
+    facts.unlink(missing_ok=True)  # left by a keeper that was killed
     with open(home / "keeper.log", "wb") as log:
         command = [sys.executable, __file__, "serve", "--dir", str(home), "--task-managers", str(task_managers)]
         keeper = subprocess.Popen(
@@ -360,13 +361,13 @@ def _cluster_of(facts: dict[str, Any]) -> Cluster:
 
 
 def down(home: pathlib.Path) -> bool:
-    """Stops the cluster of a directory; False if there is none."""
+    """Stops the cluster of a directory; returns False if there is none."""
     facts = _running(home)
     if not facts:
         return False
     os.kill(facts["keeper"], signal.SIGTERM)
     with open(home / "lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # is ours when the keeper has ended, which it does after its processes
+        fcntl.flock(lock, fcntl.LOCK_SH)  # free when the keeper has ended, which it does after its processes
     return True
 
 
@@ -383,7 +384,7 @@ def _print_status(home: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["setup", "up", "status", "down", "serve"], metavar="setup|up|status|down")
     parser.add_argument("--dir", type=pathlib.Path, default=CACHE / "cluster", help="of the cluster (%(default)s)")

@@ -1,4 +1,4 @@
-"""What a person types, and what is printed."""
+"""The command line: the commands that a person types, and what they print."""
 
 from pipeline.cli.main import run
 

@@ -1,4 +1,4 @@
-"""Is this machine ready to build? Each check is a line: what was looked at, what was found, what to do about it."""
+"""Checks whether this machine is ready to build; each check is a line: its subject, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOW_DISK = 10 * 10**9
 
 
 class Finding(NamedTuple):
-    """A line of the report; ``note`` is something that only some builds need."""
+    """A line of the report; the status ``note`` is for what only some builds need."""
 
     status: Literal["ok", "note", "FAIL"]
     subject: str
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def examine(config: Config | None) -> Iterator[Finding]:
-    """Looks at the environment and, with a configuration, at its input, output and device."""
+    """Checks the environment and, with a configuration, at its input, output and device."""
     yield _python()
     yield from _packages()
     for check in (_codecs, _decoder, _java):
@@ -142,7 +142,7 @@ def _devices(config: Config | None) -> Finding:
 
 
 def _flink(options: Mapping[str, Any]) -> Finding:
-    """The cluster that the configuration names, and the jar with Beam's runner."""
+    """Checks the cluster that the configuration names, and the jar with Beam's runner."""
     from pipeline.runners.flink import cluster_overview
 
     jar, master = options.get("flink_job_server_jar"), options.get("flink_master")
@@ -165,7 +165,7 @@ def _access(subject: str, attempt: Callable[[], str], what: str) -> Finding:
         return Finding("ok", subject, f"{what} {attempt()}")
     except (OSError, UsageError) as error:
         return Finding("FAIL", subject, str(error))
-    except Exception as error:  # the clients of object stores raise kinds of their own
+    except Exception as error:  # the clients of object stores raise exceptions of their own
         return Finding(
             "FAIL", subject, f"{type(error).__name__}: {error}; check the credentials and the name of the bucket"
         )

@@ -1,4 +1,4 @@
-"""Which exit code an error of a command means, and what is said of it; the list stands in ``pipeline.errors``."""
+"""The exit code and the message of an error of a command; the list of codes is in ``pipeline.errors``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.errors import Exit
 
 
 def explain(error: BaseException) -> tuple[Exit, str | None]:
-    """The exit code of an error, and what to say; None where it is one of the program, whose traceback is needed."""
+    """Returns the exit code and message of an error; no message if it is a bug, whose traceback is needed."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Exit.INTERRUPTED, "interrupted; finished shards are kept, the same command goes on from there"
     if isinstance(error, click.UsageError):
@@ -23,5 +23,5 @@ def explain(error: BaseException) -> tuple[Exit, str | None]:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether there was no room to write; Beam makes a text of what happened in a worker."""
+    """Says whether there was no room to write; Beam turns an error of a worker into text."""
     return getattr(error, "errno", None) == errno.ENOSPC or f"[Errno {errno.ENOSPC}]" in str(error)

@@ -1,6 +1,6 @@
 """The command line: build, retry, plan, status, inspect, verify, stitch, doctor, schema, and ``version_commands``.
 
-Every command ends with one of the exit codes of ``pipeline.cli.exits``.
+Every command ends with one of the exit codes of ``pipeline.errors``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.inputs.listing import check_inputs
 
 _RUNNERS = {"direct": "DirectRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}
 
-# Only what answers a wrong configuration is imported above: Beam and TensorFlow take seconds.
+# Only what is needed to reject a wrong configuration is imported above: Beam and TensorFlow take seconds.
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _takes_config(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments of the commands that work on a configuration."""
+    """Adds the arguments of the commands that work on a configuration."""
     for decorator in (
         click.argument("beam_options", nargs=-1, metavar="[-- BEAM OPTIONS]"),
         click.argument("config", metavar="CONFIG"),
@@ -52,7 +52,7 @@ def _takes_config(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _arguments(_: click.Context, __: click.Parameter, command: str | None) -> list[str]:
-    """The words of a command, as a shell would divide them."""
+    """Splits a command into words, as a shell would."""
     try:
         words = shlex.split(command or "")
     except ValueError as error:
@@ -63,31 +63,31 @@ def _arguments(_: click.Context, __: click.Parameter, command: str | None) -> li
 
 
 def _tells(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of the commands that are recorded as runs."""
+    """Adds the options of the commands that are recorded as runs."""
     for decorator in (
         click.option(
             "--notify-command",
             "notify",
             metavar="COMMAND",
             callback=_arguments,
-            help="Run without a shell when this ends, with the outcome as JSON on its standard input.",
+            help="Command to run, without a shell, when this ends; gets the outcome as JSON on its standard input.",
         ),
-        click.option("--metrics-file", metavar="FILE", help="Gets the outcome in the text format of Prometheus."),
+        click.option(
+            "--metrics-file", metavar="FILE", help="File to write the outcome to, in the text format of Prometheus."
+        ),
     ):
         command = decorator(command)
     return command
 
 
-_takes_version = click.option(
-    "--version", metavar="NAME", help="A version of the dataset; the latest one if not given."
-)
+_takes_version = click.option("--version", metavar="NAME", help="Version of the dataset; the latest one if not given.")
 
 
 @main.command()
 @_takes_config
-@click.option("--runner", type=click.Choice(list(_RUNNERS)), help="What runs the build; this machine if not given.")
+@click.option("--runner", type=click.Choice(list(_RUNNERS)), help="Runner of the build; this machine if not given.")
 @click.option("--flink-master", metavar="HOST:PORT", help="REST interface of a Flink cluster, for --runner flink.")
-@click.option("--fresh", is_flag=True, help="Read everything again, take nothing over from the published version.")
+@click.option("--fresh", is_flag=True, help="Read everything again; take nothing over from the published version.")
 @click.option("--wait", is_flag=True, help="Wait for another build that writes to the same output.")
 @_tells
 def build(
@@ -101,7 +101,7 @@ def build(
 ) -> None:
     """Build and publish a dataset.
 
-    Reads only what changed since the published version, does nothing if nothing did, and finishes what was interrupted.
+    Reads only what changed since the published version, does nothing if nothing did, and finishes an interrupted build.
     Options for Beam follow two dashes, for example -- --direct_num_workers=2
     """
     if flink_master and runner not in (None, "flink"):
@@ -127,7 +127,7 @@ def retry(
 ) -> None:
     """Build a new version of DATASET, cutting again only the shards in which something was rejected.
 
-    For files that were repaired since; with the configuration that DATASET was built with, from the same folder.
+    Use it after files were repaired. It takes the configuration that DATASET was built with; run it in the same folder.
     """
     from pipeline.dataset.reading import open_dataset
 
@@ -201,7 +201,7 @@ def verify(dataset: str, version: str | None) -> None:
 @main.command()
 @click.argument("output")
 def status(output: str) -> None:
-    """Print how far the build is that writes to OUTPUT, wherever it runs, and what is published there."""
+    """Print the progress of the build that writes to OUTPUT, wherever it runs, and what is published there."""
     from pipeline.cli.progress_bar import describe_output
 
     print(describe_output(output))
@@ -211,8 +211,10 @@ def status(output: str) -> None:
 @click.argument("dataset")
 @_takes_version
 @click.option("--image", "image_id", metavar="ID", required=True, help="Identity of the image, see images.parquet.")
-@click.option("--predictions", metavar="FOLDER", help="NAME.npy with NAME.keys; the patches themselves if not given.")
-@click.option("--raster", metavar="NAME", help="A companion raster, such as a mask, in place of the image.")
+@click.option(
+    "--predictions", metavar="FOLDER", help="Holds NAME.npy with NAME.keys; the patches themselves if not given."
+)
+@click.option("--raster", metavar="NAME", help="Companion raster, such as a mask, in place of the image.")
 @click.option(
     "--blend",
     type=click.Choice(["average", "hann", "gaussian", "crop"]),
@@ -224,7 +226,7 @@ def status(output: str) -> None:
 @click.option("--fill", type=float, default=0, show_default=True, help="Value of pixels that lie in no patch.")
 @click.option("--output", metavar="FILE", required=True, help="The TIFF to write.")
 def stitch(dataset: str, version: str | None, image_id: str, output: str, **how: Any) -> None:
-    """Put an image of DATASET together, from its patches or from predictions, as a tiled pyramidal TIFF."""
+    """Put together an image of DATASET, from its patches or from predictions, as a tiled pyramidal TIFF."""
     from pipeline.dataset.reading import open_dataset
     from pipeline.tensorflow_import import import_tensorflow
 
@@ -260,7 +262,7 @@ def schema() -> None:
 
 
 def _build(command: str, notify: Notify, prepare: Callable[[Run], tuple[Config, Any]], **how: bool) -> None:
-    """Builds with a bar, records the run, and prints what came of it."""
+    """Builds with a progress bar, records the run, and prints the outcome."""
     try:
         with recorded(command, notify) as run:
             config, options = prepare(run)
@@ -284,7 +286,7 @@ def _prepare(
     output: str | None,
     run: Run | None = None,
 ) -> tuple[Config, Any]:
-    """The checked configuration and Beam's options; raises ConfigError before anything slow is imported."""
+    """Returns the checked configuration and Beam's options; raises ConfigError before anything slow is imported."""
     if run:
         run.output = output or ""  # what is known before the configuration is read
     checked = load_config(config, overrides, images, output)
@@ -301,9 +303,9 @@ for _command in COMMANDS:
 
 
 def run() -> None:
-    """The console script: the commands above, with errors as one sentence."""
+    """Runs the commands above as the console script, with errors as one sentence."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of systemd and Kubernetes: ends like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # systemd and Kubernetes send it: ends like Ctrl-C
     try:
         main(standalone_mode=False)
     except click.UsageError as error:

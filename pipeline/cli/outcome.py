@@ -1,4 +1,4 @@
-"""What came of a build, as lines of text."""
+"""The outcome of a build, as lines of text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def print_outcome(manifest: Manifest, config: Config, unchanged: bool, built: bo
     """Prints what a version holds and what its build did.
 
     Args:
-        manifest: of the version.
+        manifest: manifest of the version.
         config: the build.
         unchanged: whether it was published already.
         built: whether this command built it.
@@ -72,7 +72,7 @@ def _work(manifest: Manifest) -> Iterator[str]:
 
 
 def _program() -> str:
-    """How the command is called here."""
+    """Returns how the command is called here."""
     if shutil.which("patchbeam"):
         return "patchbeam"
     called = os.path.relpath(sys.argv[0])

@@ -1,4 +1,4 @@
-"""What a build would do, as lines of text."""
+"""The plan of a build, as lines of text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.config import Config
 from pipeline.planning.geometry import WINDOW_BYTES, pixel_bytes
 from pipeline.planning.placement import patch_bytes
 
-# Resident memory of a worker process with TensorFlow, Beam and the codecs loaded and nothing to do, measured.
+# Measured resident memory of an idle worker process with TensorFlow, Beam and the codecs loaded.
 _IDLE_BYTES = 800 * 10**6
 
 
 def describe_plan(plan: Plan, config: Config, threads: int) -> str:
-    """The plan as text, with estimates of its size and of the memory that it takes.
+    """Describes the plan as text, with estimates of its size and of the memory that it takes.
 
     Args:
         plan: from :func:`pipeline.build.plan`.
@@ -45,7 +45,7 @@ def _lines(plan: Plan, config: Config, threads: int) -> Iterator[str]:
 
 
 def peak_memory(config: Config, threads: int, whole: int) -> int:
-    """Estimated peak of a worker process in bytes.
+    """Estimates the peak memory of a worker process in bytes.
 
     Args:
         config: the build.
@@ -56,5 +56,5 @@ def peak_memory(config: Config, threads: int, whole: int) -> int:
         height * width * pixel_bytes(config.input) for height, width in (config.patch.size, config.patch.span)
     )
     window = max(WINDOW_BYTES, span) + max(2 * WINDOW_BYTES, patch)  # the pixels, and the patches cut from them
-    decoders = threads * (2 * WINDOW_BYTES + 2 * whole)  # what they decode, and the memory in which it is handed over
+    decoders = threads * (2 * WINDOW_BYTES + 2 * whole)  # decoded pixels, and memory to hand them over
     return _IDLE_BYTES + 2 * (threads + 1) * window + (threads + 1) * whole + decoders

@@ -1,4 +1,4 @@
-"""How far a build is, on a terminal and as lines of text."""
+"""The progress of a build, on a terminal and as lines of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.versions.progress import Progress, Receipts, Show, read_progress
 
 
 def describe_output(output: str) -> str:
-    """What is published in an output folder, and how far the build is that writes there, as lines of text."""
+    """Describes what is published in an output folder, and the progress of the build there, as lines of text."""
     published, building = lifecycle.latest(output), lifecycle.unfinished(output)
     said = f"published {published.name if published else 'nothing yet'}\nbuilding  "
     if building is None:
@@ -26,7 +26,7 @@ def describe_output(output: str) -> str:
 
 @contextlib.contextmanager
 def bar() -> Iterator[Show]:
-    """A progress bar on a terminal; elsewhere a line every ten seconds."""
+    """Shows a progress bar on a terminal; elsewhere prints a line every ten seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

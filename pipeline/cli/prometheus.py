@@ -27,7 +27,7 @@ def write_metrics(path: str, entry: Mapping[str, Any], success: Mapping[str, Any
 
 
 def format_metrics(entry: Mapping[str, Any], success: Mapping[str, Any] | None) -> str:
-    """The metrics as text. What a run does not know, because it broke before, is left out."""
+    """Returns the metrics as text, without those that a run does not know because it failed before."""
     counters, gates = entry["counters"], entry["gates"]
     measured = ((gate["gate"], *item) for gate in gates for item in gate["measured"].items())
     families: list[tuple[str, str, Samples]] = [

@@ -1,7 +1,7 @@
-"""What became of each run: a line in ``OUT/runs.jsonl``, a file of metrics, a command that is told.
+"""The record of each run: a line in ``OUT/runs.jsonl``, a file of metrics, a command that is notified.
 
-``runs.jsonl`` is only added to, under the same condition as a lease, so that runs that end at the same time do not lose
-each other's lines. Whatever goes wrong here is a warning: how a build ended does not depend on who hears of it.
+Lines are added to ``runs.jsonl`` under the same condition as a lease, so that runs that end at the same time do not
+lose each other's lines. A failure here is a warning: the outcome of a build does not depend on its notifications.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _OUTCOMES = {
 
 
 class Run:
-    """A run that goes on; what is known of it is filled in on the way.
+    """A run in progress; its attributes are filled in when they become known.
 
     Attributes:
-        output: where it writes to, once the configuration says so.
-        manifest: of the version that it made, or found unchanged.
-        unchanged: whether that was published already.
+        output: the folder that it writes to, once the configuration is read.
+        manifest: manifest of the version that it made, or found unchanged.
+        unchanged: whether that version was published already.
         built: whether this run built it.
     """
 
@@ -54,7 +54,7 @@ class Run:
 
 
 class Notify(NamedTuple):
-    """Who is told how a run ended, beside ``runs.jsonl``.
+    """The recipients of the outcome of a run, in addition to ``runs.jsonl``.
 
     Attributes:
         metrics_file: a file for node_exporter's textfile collector.
@@ -67,11 +67,11 @@ class Notify(NamedTuple):
 
 @contextlib.contextmanager
 def recorded(command: str, notify: Notify) -> Iterator[Run]:
-    """A run as the block: whichever way the block ends, it is noted and told; what it raises goes on.
+    """Records the block as a run: however the block ends, the run is noted and notified; exceptions pass through.
 
     Args:
         command: ``build`` or ``retry``.
-        telling: who is told.
+        notify: the recipients.
     """
     run, error = Run(command), None
     try:
@@ -84,12 +84,12 @@ def recorded(command: str, notify: Notify) -> Iterator[Run]:
 
 
 def describe(run: Run, error: BaseException | None) -> dict[str, Any]:
-    """The line of a run.
+    """Returns the line of a run.
 
     Keys: ``command``, ``output``, ``outcome`` (``published``, ``unchanged``, ``held``, ``rejected``, ``failed``,
     ``usage``, ``busy`` or ``interrupted``), ``exit_code``, ``version``, ``reason``, ``started`` and ``ended`` (UTC),
     ``seconds``, ``images``, ``images_rejected``, ``patches`` (by split), ``rejected`` (patches), ``counters`` and
-    ``gates``, as in the manifest. What is not known is null, or empty.
+    ``gates``, as in the manifest. Values that are not known are null or empty.
     """
     code, reason = (Exit.DONE, None) if error is None else explain(error)
     manifest, built, ended = run.manifest, run.built, time.time()
@@ -129,10 +129,10 @@ def _record(entry: dict[str, Any], notify: Notify) -> None:
 
 
 def _notify(command: Sequence[str], said: str) -> None:
-    """Runs a command of the user's own, without a shell; what it prints goes where warnings go.
+    """Runs a command of the user without a shell; its output goes where warnings go.
 
     Raises:
-        OSError: if it fails. It does not name the arguments, which may be secret.
+        OSError: if it fails. The message does not name the arguments, which may be secret.
     """
     try:
         done = subprocess.run(command, input=said, text=True, timeout=_NOTIFY_S, stdout=2)  # noqa: S603
@@ -151,7 +151,7 @@ def _warning(what: str) -> Iterator[None]:
 
 
 def add(entry: dict[str, Any]) -> None:
-    """Adds a line to ``runs.jsonl``; nothing where no build has written yet, such as a folder named by mistake.
+    """Adds a line to ``runs.jsonl``; does nothing where no build has written, as in a folder named by mistake.
 
     Raises:
         OSError: if it cannot be written.
@@ -164,7 +164,7 @@ def add(entry: dict[str, Any]) -> None:
         time.sleep(random.random() * number / 50)  # noqa: S311 not all at once again
         found = storage.read_version(path)
         before = found.data if found else b""
-        cut = before[-1:] not in (b"", b"\n")  # by somebody else: only whole files are written here
+        cut = before[-1:] not in (b"", b"\n")  # another program did that: only whole files are written here
         content = before + b"\n" * cut + json.dumps(entry).encode() + b"\n"
         if storage.write_if(path, content, found and found.version):
             return
@@ -172,7 +172,7 @@ def add(entry: dict[str, Any]) -> None:
 
 
 def read_runs(out: str) -> list[dict[str, Any]]:
-    """The runs that are noted in an output, from the first to the last; lines that are damaged are left out."""
+    """Reads the runs that are noted in an output, from the first to the last; damaged lines are left out."""
     found = []
     for line in ((storage.read_if_there(storage.join(out, FILE)) if out else None) or b"").splitlines():
         with contextlib.suppress(ValueError):
@@ -181,5 +181,5 @@ def read_runs(out: str) -> list[dict[str, Any]]:
 
 
 def last_success(out: str) -> dict[str, Any] | None:
-    """The last run that ended well; None if there was none."""
+    """Returns the last run that ended well; None if there was none."""
     return next((run for run in reversed(read_runs(out)) if run["exit_code"] == Exit.DONE), None)

@@ -1,4 +1,4 @@
-"""How numbers and tables are written on a terminal."""
+"""Numbers and tables as text for a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
+    """Formats a number of things.
 
     >>> counted(1, "shard"), counted(2000, "patch"), counted(0, "image")
     ('1 shard', '2,000 patches', '0 images')
@@ -17,7 +17,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def in_bytes(size: int) -> str:
-    """A size in MB, or in GB from one GB on.
+    """Formats a size in MB, or in GB from one GB on.
 
     >>> in_bytes(1_500_000), in_bytes(2_000_000_000)
     ('1.5 MB', '2.0 GB')
@@ -26,7 +26,7 @@ def in_bytes(size: int) -> str:
 
 
 def as_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns side by side; one whose header begins with ``>`` is aligned to the right.
+    """Lays out columns side by side; one whose header begins with ``>`` is aligned to the right.
 
     >>> print(as_table(["name", ">size"], [["a", "1.5 MB"], ["of more", "20.0 MB"]]))
     name        size

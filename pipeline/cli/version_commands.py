@@ -8,12 +8,12 @@ import click
 @click.command("versions")
 @click.argument("output")
 def versions_(output: str) -> None:
-    """List the versions in OUTPUT: when, images, patches, size, the change, and which one is published."""
+    """List the versions in OUTPUT: time, images, patches, size, change, and which one is published."""
     print(version_table(output))
 
 
 def version_table(output: str) -> str:
-    """A line for every complete version, with the change to the one before, and what became of it."""
+    """Returns a line for every complete version, with the change from the previous one, and its status."""
     from pipeline.cli.text import as_table, in_bytes
     from pipeline.versions.history import list_versions
 
@@ -50,7 +50,7 @@ def diff(output: str, a: str, b: str) -> None:
 @click.argument("version")
 @click.option("--wait", is_flag=True, help="Wait for a build that writes to OUTPUT.")
 def publish(output: str, version: str, wait: bool) -> None:
-    """Make VERSION the one that everybody reads, for example one that a gate held back."""
+    """Publish VERSION, for example one that a gate held back."""
     from pipeline.versions import history, lease, lifecycle
 
     named = lifecycle.Version(output, version)
@@ -64,7 +64,7 @@ def publish(output: str, version: str, wait: bool) -> None:
 @click.argument("output")
 @click.option("--wait", is_flag=True, help="Wait for a build that writes to OUTPUT.")
 def rollback(output: str, wait: bool) -> None:
-    """Publish the version that was published before; builds do not publish the present one again by themselves."""
+    """Publish the version that was published before; builds will not publish the present one again by themselves."""
     from pipeline.versions import history, lease
 
     with lease.hold(output, wait) as held:
@@ -74,11 +74,13 @@ def rollback(output: str, wait: bool) -> None:
 
 @click.command()
 @click.argument("output")
-@click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="The newest are kept.")
-@click.option("--keep-days", type=float, default=30, show_default=True, help="And those that are younger.")
-@click.option("--delete", is_flag=True, help="Do it; without it is only shown what would be removed.")
+@click.option(
+    "--keep", type=click.IntRange(min=0), default=5, show_default=True, help="How many of the newest versions to keep."
+)
+@click.option("--keep-days", type=float, default=30, show_default=True, help="Keep versions younger than this, too.")
+@click.option("--delete", is_flag=True, help="Remove them; without this option they are only listed.")
 def prune(output: str, keep: int, keep_days: float, delete: bool) -> None:
-    """Remove old versions of OUTPUT, never the published one. Files that other versions share stay there."""
+    """Remove old versions of OUTPUT, never the published one. Other versions keep the files that they share."""
     from pipeline.versions import history, lease, lifecycle
 
     with lease.hold(output):

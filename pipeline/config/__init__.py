@@ -1,6 +1,6 @@
-"""What a build is told: the schema of a configuration, and the YAML file that it is read from.
+"""The configuration of a build: its schema, and the YAML file that it is read from.
 
-Answers at once: imports neither storage nor Beam nor TensorFlow.
+Loads fast: imports neither storage nor Beam nor TensorFlow.
 """
 
 from pipeline.config.effects import Effect, Key, keys_of

@@ -1,13 +1,13 @@
-"""What a change of a key changes in a dataset, and so what a build does again.
+"""The effect of a change of a key on a dataset, and so on what a build does again.
 
 ======  ===============================================================================================================
 pixels  the patches themselves: everything is read and cut again
-names   what records say beside their pixels, and where they lie: records are written again, nothing is decoded
+names   what records hold apart from pixels, and where they lie: records are written again, nothing is decoded
 report  nothing of the dataset
 ======  ===============================================================================================================
 
-The effect of a key stands beside its field in ``pipeline.config.schema``, as metadata of the annotation. An effect of a
-section holds for all its keys.
+The effect of a key is declared at its field in ``pipeline.config.schema``, as metadata of the annotation. The effect of
+a section holds for all its keys.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pydantic_core import CoreSchema
 
 
 class Effect(enum.StrEnum):
-    """What changes with a key."""
+    """The part of a dataset that changes with a key."""
 
     PIXELS = "pixels"
     NAMES = "names"
     REPORT = "report"
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The JSON schema of a key says what a change costs."""
+        """Returns the JSON schema of a key with the effect of a change."""
         return handler(schema) | {"x-effect": self.value}
 
 
@@ -40,7 +40,7 @@ class Key(NamedTuple):
 
     Attributes:
         name: its path, ``input.rasters.*.level``; ``*`` stands for any name.
-        effect: what a change of it changes.
+        effect: the effect of a change.
         field: type, default and description.
     """
 
@@ -79,7 +79,7 @@ def _sections_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
 
 
 def without(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """A dumped configuration without the keys of these names.
+    """Returns a dumped configuration without the keys of these names.
 
     >>> without({"seed": 1, "output": {"path": "a", "order": "shuffled"}}, ["output.path"])
     {'seed': 1, 'output': {'order': 'shuffled'}}

@@ -1,4 +1,4 @@
-"""A configuration from a YAML file and the command line, with errors in our words."""
+"""Reads a configuration from a YAML file and the command line, with error messages of our own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error."""
+    """Loads safe YAML in which a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         named = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -76,7 +76,7 @@ def _checked(values: dict[str, Any], said: str, images: Sequence[str], output: s
 def as_config(
     config: Config | str, overrides: Mapping[str, Any], images: Sequence[str] = (), output: str | None = None
 ) -> Config:
-    """A configuration, from a file or from one that is given, with some of its keys replaced.
+    """Returns a configuration, from a file or a given one, with some of its keys replaced.
 
     Args:
         config: a configuration, or the path of a YAML file.
@@ -94,9 +94,9 @@ def as_config(
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a configuration, for editors that complete and check YAML.
+    """Returns the JSON schema of a configuration, for editors that complete and check YAML.
 
-    It knows each key by itself; what keys have to be beside each other only :func:`load_config` knows.
+    It checks each key by itself; only :func:`load_config` checks the rules between keys.
     """
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
     return schema | {"title": "patchbeam configuration"}
@@ -126,7 +126,7 @@ def _set_value(values: dict[str, Any], keys: list[str], value: Any, said: str) -
 
 
 def _explain(error: Mapping[str, Any]) -> str:
-    """One line of pydantic's findings in our form: key, value, what is allowed."""
+    """Formats one of pydantic's errors as a line: key, value, what is allowed."""
     location = [str(part) for part in error["loc"] if not str(part).startswith("<")]  # our tags of unions
     key = ".".join(location) or "configuration"
     if error["type"] == "extra_forbidden":
@@ -135,7 +135,7 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
     if error["type"] == "missing":
         return f"{key}: is missing; set it in the file or on the command line"
-    if error["type"] == "secret":  # not to be shown again
+    if error["type"] == "secret":  # the value is not shown again
         return f"{key}: {error['msg']}"
     if error["type"] == "missing_images":
         return f"{key}.images: {error['msg']}"

@@ -1,4 +1,4 @@
-"""What keys have to be beside each other; each rule raises ValueError with the key, the value and what is allowed."""
+"""Rules between keys; each rule raises ValueError with the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _crops_are_drawn_again_for_a_reason(config: Config) -> None:
 
 
 def _classes_are_there(config: Config) -> None:
-    """What ``patch.cover`` and ``patch.label`` speak of has to be there."""
+    """Checks that the rasters and classes that ``patch.cover`` and ``patch.label`` name exist."""
     patch, rasters = config.patch, config.input.rasters
     named = [(f"patch.cover.{name}", name) for name in patch.cover]
     named += [("patch.label.raster", patch.label.raster)] if patch.label else []
@@ -132,7 +132,7 @@ def _conversion_makes_the_channels(config: Config) -> None:
         )
 
 
-# In the order in which a configuration with several faults hears of them.
+# In the order of their checks: of several faults the first one is reported.
 RULES: tuple[Callable[[Config], None], ...] = (
     _encoding_holds_the_pixels,
     _pad_value_is_a_pixel,

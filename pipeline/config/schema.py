@@ -58,7 +58,7 @@ OWN_COLUMNS = ("uri", "label", "group", "split", "mask", "points", "regions")
 
 
 def column_problem(name: str) -> str | None:
-    """Why this cannot be a metadata column of an input manifest; None if it can."""
+    """Says why this cannot be a metadata column of an input manifest; None if it can."""
     if name in OWN_COLUMNS:
         return f"{name!r} is a column of patchbeam's own, which is carried anyway"
     if not name.strip() or "/" in name or not name.isprintable():
@@ -115,7 +115,7 @@ class Replace(_Value):
 
 
 class Bounds(_Value):
-    """What a number has to be, both ends included."""
+    """The bounds of a number, both ends included."""
 
     min: Number | None = None
     max: Number | None = None
@@ -129,7 +129,7 @@ class Bounds(_Value):
         return self
 
 
-# Which kind of value is meant, so that only this kind complains of it.
+# Finds the kind of value that is meant, so that only this kind reports errors.
 _word_or_rule = Discriminator(lambda value: "<replace>" if isinstance(value, dict | Replace) else "<word>")
 
 
@@ -141,7 +141,7 @@ def _name_source(value: Any) -> str:
 
 
 class Raster(_Section):
-    """A companion raster: other values of the same pixels, such as classes or further bands; or polygons."""
+    """A companion raster: other values of the same pixels, such as classes or other bands; or polygons."""
 
     file: Annotated[
         Annotated[Literal["mask", "regions"], Tag("<word>")] | Annotated[Replace, Tag("<replace>")],
@@ -163,7 +163,7 @@ class Raster(_Section):
         about("The property of a polygon that names its class, such as classification.name; without it all are 1."),
     ] = None
     coordinates: Annotated[
-        Coordinates, PIXELS, about("Of polygons: pixels of full resolution, or world, the image's coordinate system.")
+        Coordinates, PIXELS, about("For polygons: pixels of full resolution, or world, the image's coordinate system.")
     ] = "pixels"
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ class Raster(_Section):
 
     @property
     def encoding(self) -> Literal["png", "raw"]:
-        """Without loss in any case: PNG where all readers take it, TensorFlow's included."""
+        """The lossless encoding: PNG where all readers take it, TensorFlow's included; else raw."""
         return "png" if self.channels in (1, 3, 4) and self.dtype != "float32" else "raw"
 
 
@@ -222,7 +222,9 @@ class Input(_Section):
         ),
     ] = ()
     manifest: Annotated[
-        Location | None, REPORT, about("A table of images, CSV, JSON Lines or Parquet, in place of patterns or beside.")
+        Location | None,
+        REPORT,
+        about("A table of images, CSV, JSON Lines or Parquet, in place of patterns or in addition to them."),
     ] = None
     columns: Annotated[
         dict[str, Literal["integer", "number", "text"]] | None,
@@ -251,7 +253,7 @@ class Input(_Section):
         about("Which image of a file that holds several, counted from 0; such files are rejected without it."),
     ] = None
     bands: Annotated[
-        tuple[Count, ...], PIXELS, about("Of files with many channels these ones, in this order; the first is 1.")
+        tuple[Count, ...], PIXELS, about("Channels to take from files with many, in this order; the first is 1.")
     ] = ()
     convert: Annotated[
         Literal["as-is", "rgb", "gray"],
@@ -275,7 +277,8 @@ class Input(_Section):
         Literal["stat", "content"],
         PIXELS,
         about(
-            "What tells whether a file changed. stat: size and time, or the checksum of a store; content: all its bytes."
+            "What tells whether a file changed. stat: size and time, or the checksum of a store; content: all its "
+            "bytes."
         ),
     ] = "stat"
     channels: Annotated[Count, PIXELS, about("Channels that the images have to have after all that.")] = 3
@@ -296,8 +299,8 @@ class Input(_Section):
         _name_source,
         NAMES,
         about(
-            "The class of an image: folder, the name of the folder that holds it; {regex: '(first group)'}, searched for "
-            "in its identity; {constant: name}; or none."
+            "The class of an image: folder, the name of the folder that holds it; {regex: '(first group)'}, searched "
+            "for in its identity; {constant: name}; or none."
         ),
     ] = None
     group: Annotated[
@@ -356,7 +359,9 @@ class Quality(_Section):
     duplicates: Annotated[
         Annotated[Integer, Field(ge=0, le=63)] | None,
         PIXELS,
-        about("Of patches of an image whose fingerprints differ in at most so many bits, only the first is kept."),
+        about(
+            "Patches of an image whose fingerprints differ in at most so many bits are duplicates; the first is kept."
+        ),
     ] = None
     tissue_threshold: Annotated[
         Threshold, PIXELS, about("Saturation above which a pixel is tissue; otsu: found for each image.")
@@ -388,7 +393,7 @@ class Augment(_Section):
     """Changed copies of the patches of the training split; the ranges are those of ``transforms.augment.Ranges``."""
 
     copies: Annotated[Count, PIXELS, about("Changed copies of every training patch.")] = 1
-    original: Annotated[bool, PIXELS, about("Whether the patch itself is kept beside its copies.")] = True
+    original: Annotated[bool, PIXELS, about("Whether the patch itself is kept in addition to its copies.")] = True
     flip: Annotated[bool, PIXELS, about("Flip rows, columns, both or none.")] = False
     quarter_turns: Annotated[bool, PIXELS, about("Turn by 0, 90, 180 or 270 degrees; for square patches.")] = False
     rotation: Annotated[
@@ -413,19 +418,19 @@ class Augment(_Section):
     ] = 0
 
     def ranges(self) -> dict[str, Any]:
-        """Keyword arguments of ``transforms.augment.Ranges``."""
+        """Returns the keyword arguments of ``transforms.augment.Ranges``."""
         return self.model_dump(exclude={"copies", "original"})
 
 
 class PatchLabel(_Section):
-    """The class of a raster that covers most of a patch, as its label; that of the image where it covers too little."""
+    """The class of a raster that covers most of a patch, as its label; the image's label where it covers too little."""
 
     raster: Annotated[str, PIXELS, about("A raster of input.rasters whose classes have names.")]
     min: Annotated[Share, PIXELS, about("Share of the patch that the class has to cover.")] = 0
 
 
 def _without_one(scales: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the patch itself."""
+    """Drops scale 1, the patch itself."""
     return tuple(scale for scale in scales if scale != 1)
 
 
@@ -466,14 +471,14 @@ class Patch(_Section):
             "Which share of a patch classes have to cover, {raster: {class: {min, max}}}; any stands for all of them."
         ),
     ] = {}
-    label: Annotated[PatchLabel | None, about("Label a patch by the class that covers most of it.")] = None
+    label: Annotated[PatchLabel | None, about("Label a patch by the class that covers most of the patch.")] = None
     stain: Annotated[
         Literal["macenko"] | None, PIXELS, about("Normalise the colours of H&E slides to those of a reference.")
     ] = None
 
     @property
     def span(self) -> tuple[int, int]:
-        """Pixels of the image from the first to the last of a patch."""
+        """Rows and columns of the image from the first to the last pixel of a patch."""
         rows, cols = ((size - 1) * dilation + 1 for size, dilation in zip(self.size, self.dilation))
         return rows, cols
 
@@ -504,7 +509,7 @@ class Output(_Section):
 
 
 class Workers(_Section):
-    """What the workers that cut have, or have to have; the same patches come out of all of them."""
+    """The hardware of the workers that cut; all of them make the same patches."""
 
     device: Annotated[
         Literal["auto", "cpu", "gpu"], REPORT, about("What cuts; gpu fails at once where TensorFlow sees none.")
@@ -525,29 +530,39 @@ class Distances(_Section):
     """How far the shares of the labels may move, see ``pipeline.dataset.drift``."""
 
     infinity_norm: Annotated[Share | None, about("Largest change of the share of any label.")] = None
-    jensen_shannon_divergence: Annotated[Share | None, about("Between the shares of the labels, 0 to 1.")] = None
+    jensen_shannon_divergence: Annotated[
+        Share | None, about("Largest divergence of the shares of the labels, 0 to 1.")
+    ] = None
 
 
 class Drift(_Section):
     """How far the statistics of each split may move from those of the published version."""
 
     mean: Annotated[
-        Annotated[Number, Field(ge=0)] | None, about("Of any channel, in standard deviations of the published one.")
+        Annotated[Number, Field(ge=0)] | None,
+        about("Largest change of the mean of any channel, in published standard deviations."),
     ] = None
-    std: Annotated[Annotated[Number, Field(ge=0)] | None, about("Of any channel, as a fraction.")] = None
-    jensen_shannon_divergence: Annotated[Share | None, about("Of the histogram of any channel, 0 to 1.")] = None
-    labels: Annotated[Distances | None, about("Of the shares of the labels.")] = None
+    std: Annotated[
+        Annotated[Number, Field(ge=0)] | None,
+        about("Largest change of the standard deviation of any channel, as a fraction."),
+    ] = None
+    jensen_shannon_divergence: Annotated[
+        Share | None, about("Largest divergence of the histogram of any channel, 0 to 1.")
+    ] = None
+    labels: Annotated[Distances | None, about("How far the shares of the labels may move.")] = None
 
 
 class Gates(_Section):
-    """What a version has to pass before it is published, see ``pipeline.dataset.gates``."""
+    """The gates that a version has to pass before it is published, see ``pipeline.dataset.gates``."""
 
     verify: Annotated[bool, about("Read every byte again from where it was written.")] = False
     rejected: Annotated[Share | None, about("Share of the images that may have rejections.")] = None
     patches: Annotated[
         Bounds | None, about("Patches of every split, divided by those of the published version, {min, max}.")
     ] = None
-    patches_per_label: Annotated[Bounds | None, about("The same for every label of every split.")] = None
+    patches_per_label: Annotated[
+        Bounds | None, about("Patches of every label of every split, divided by those of the published version.")
+    ] = None
     drift: Annotated[Drift | None, about("Drift of pixels and labels against the published version.")] = None
     leakage: Annotated[
         Literal["exact", "perceptual"] | None,
@@ -556,7 +571,7 @@ class Gates(_Section):
 
 
 class Form(NamedTuple):
-    """What the patches of a feature of the records are."""
+    """The format of the patches of a feature of the records."""
 
     channels: int
     dtype: Dtype
@@ -583,8 +598,8 @@ class Config(_Section):
         REPORT,
         about("Share of the images (but always one) that may have unreadable parts; beyond it nothing is published."),
     ] = 0.01
-    gates: Annotated[Gates | None, REPORT, about("What a version has to pass before it is published.")] = None
-    workers: Annotated[Workers, about("What the workers have that cut.")] = Workers()
+    gates: Annotated[Gates | None, REPORT, about("The gates that a version has to pass before it is published.")] = None
+    workers: Annotated[Workers, about("The hardware of the workers that cut.")] = Workers()
     beam: Annotated[
         dict[str, BeamValue],
         REPORT,
@@ -616,7 +631,7 @@ class Config(_Section):
         return self
 
     def records_per_patch(self, split: str) -> int:
-        """Records that are made of each patch of a split: augmented copies are for training only."""
+        """Returns how many records are made of each patch of a split: augmented copies are for training only."""
         if not self.augment or split != self.training_split:
             return 1
         return self.augment.copies + self.augment.original
@@ -647,44 +662,44 @@ class Config(_Section):
 
     @property
     def labels_patches(self) -> bool:
-        """Whether patches of one image may have labels of their own."""
+        """Says whether patches of one image may have labels of their own."""
         return bool(self.input.points or self.patch.label)
 
     @property
     def has_copies(self) -> bool:
-        """Whether a place in an image may have several records, which then say how they differ."""
+        """Says whether a place in an image may have several records, which then say how they differ."""
         return bool(self.augment or self.patch.crops)
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel: as given, or those of the dtype; of float32 it has to be given."""
+        """Lowest and highest value of a pixel: as given, or those of the dtype; for float32 it has to be given."""
         return self.input.range or {"uint8": (0, 255), "uint16": (0, 65535)}.get(self.input.dtype, (0, 1))
 
     def content_digest(self) -> str:
-        """64 hexadecimal digits that change with every key that changes the dataset.
+        """Returns 64 hexadecimal digits that change with every key that changes the dataset.
 
-        Where the images lie, where the output goes, how much may be rejected and what runs the build do not change it;
-        which images there are enters a build through their identities.
+        The location of the images, the output, the rejections allowed and the runner do not change them; the images
+        themselves enter a build through their identities.
         """
         return _digest(self._content())
 
     def pixel_digest(self) -> str:
-        """64 hexadecimal digits that change with every key that may change the patches of an image.
+        """Returns 64 hexadecimal digits that change with every key that may change the patches of an image.
 
-        What it leaves out changes their names, their split, their order or their shard.
+        The keys that it leaves out change their names, their split, their order or their shard.
         """
         return _digest(without(self._content(), _names_with(NAMES)))
 
     def shard_digest(self) -> str:
-        """64 hexadecimal digits: what decides the bytes of a shard, beside its plan."""
+        """Returns 64 hexadecimal digits that, together with its plan, decide the bytes of a shard."""
         augmented = self.training_split if self.augment else None
         return _digest([self.pixel_digest(), self.output.order, self.input.columns, augmented])
 
     def _content(self) -> dict[str, Any]:
-        """Every key that changes the dataset, in one way of writing it.
+        """Returns every key that changes the dataset, in a canonical form.
 
         The fingerprints of rasters and points are joined to those of the images, wherever their files are. A key that
-        has its default is left out, so that a new key does not make every dataset another one.
+        has its default is left out, so that a new key does not change the digest of every dataset.
         """
         values = without(self.model_dump(mode="json", exclude_defaults=True), _names_with(REPORT))
         sections = {name for name, field in Config.model_fields.items() if isinstance(field.default, BaseModel)}

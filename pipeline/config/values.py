@@ -1,4 +1,4 @@
-"""Kinds of values that keys have: what is accepted, and what is said of what is not."""
+"""The types of values that keys have: what is accepted, and the error for what is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 Dtype = Literal["uint8", "uint16", "float32"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
-# Of annotations: pixels of full resolution, or the coordinate system of the image.
+# The coordinates of annotations: pixels of full resolution, or the coordinate system of the image.
 Coordinates = Literal["pixels", "world"]
 
 _LIMITS = {"uint8": 255, "uint16": 65535}
@@ -19,18 +19,18 @@ _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 
 
 def about(description: str) -> FieldInfo:
-    """What a key is for, in a sentence: the key reference, the JSON schema and editors show it."""
+    """Says in a sentence what a key is for: the key reference, the JSON schema and editors show it."""
     field: FieldInfo = Field(description=description)
     return field
 
 
 def holds(dtype: str, value: float) -> bool:
-    """Whether a value can be stored in this dtype."""
+    """Says whether a value can be stored in this dtype."""
     return dtype not in _LIMITS or (value == int(value) and 0 <= value <= _LIMITS[dtype])
 
 
 def value_limits(dtype: str) -> str:
-    """The values of an integer dtype, in words: ``0..255``."""
+    """Returns the values of an integer dtype, in words: ``0..255``."""
     return f"0..{_LIMITS[dtype]}"
 
 
@@ -53,7 +53,7 @@ def _pair_of_offsets(value: Any) -> tuple[Any, ...]:
 
 
 def one_or_two_of(*allowed: str) -> BeforeValidator:
-    """One of the names for both axes, or one for each."""
+    """Accepts one of the names for both axes, or one for each."""
 
     def pair_of_names(value: Any) -> tuple[Any, ...]:
         pair = _two(value)
@@ -93,7 +93,7 @@ def _beam_value(value: Any) -> Any:
     return value
 
 
-Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are no numbers
+Integer = Annotated[int, Field(strict=True)]  # YAML's yes and no are not numbers
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[Integer, Field(ge=1)]
@@ -110,19 +110,19 @@ BeamValue = Annotated[
     BeforeValidator(_beam_value, json_schema_input_type=str | float | bool | list[str | float | bool]),
 ]
 
-# What is written in a configuration is kept in the dataset and shown in messages.
+# A configuration is kept in the dataset and shown in messages.
 CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
 
 
 def _location(value: str) -> str:
-    """A path or URI without secrets."""
+    """Returns a path or URI, and raises for one that holds a secret."""
     if secret := secret_in(value):
         raise PydanticCustomError("secret", "{problem}", {"problem": f"holds {secret}; {CREDENTIALS}"})
     return value
 
 
 def secret_in(uri: str) -> str | None:
-    """What of a URI may be a secret, in words; None if there is nothing.
+    """Says which part of a URI may be a secret, in words; None if there is none.
 
     >>> secret_in("s3://key:word@bucket/a.tif"), secret_in("gs://bucket/a?.tif")
     ('a name or password before the @', None)

@@ -1,4 +1,4 @@
-"""A version read back: to train with, to check, to judge, to show.
+"""Reads a version back: for training, verification, gates and display.
 
 Never imports shards, build or the command line.
 """

@@ -1,4 +1,4 @@
-"""What differs between two versions: images, patches, labels, statistics."""
+"""The differences between two versions: images, patches, labels, statistics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SHOWN = 5
 
 
 class ImageChange(NamedTuple):
-    """What became of some images.
+    """Images that changed in the same way.
 
     Attributes:
         images: their ids.
-        patches: written of them, in the version that has them; of both where both do, the later one.
+        patches: patches written of them, in the version that has the images; in the later one where both have them.
     """
 
     images: list[str]
@@ -26,7 +26,7 @@ class ImageChange(NamedTuple):
 
 
 def compare_images(a: Dataset, b: Dataset) -> dict[str, ImageChange]:
-    """``added``, ``removed``, ``changed`` (their files differ) and ``relabelled`` (label, group or split) images."""
+    """Returns images ``added``, ``removed``, ``changed`` (their files) and ``relabelled`` (label, group or split)."""
     before, after = _images(a), _images(b)
     joined = before.join(after, "image_id", join_type="full outer", left_suffix="_a", right_suffix="_b")
     there = {side: pc.is_valid(joined[f"fingerprint_{side}"]) for side in "ab"}
@@ -61,7 +61,7 @@ def _change(images: pa.Table, side: str) -> ImageChange:
 
 
 def describe_difference(a: Dataset, b: Dataset) -> str:
-    """Images and patches that differ, and the statistics side by side."""
+    """Describes the images and patches that differ, and the statistics side by side."""
     lines = [f"{'':<11}{a.manifest.version} -> {b.manifest.version}"]
     for kind, change in compare_images(a, b).items():
         shown = ", ".join(change.images[:_SHOWN]) + (", ..." if len(change.images) > _SHOWN else "")

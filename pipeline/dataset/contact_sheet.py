@@ -19,10 +19,10 @@ _COLUMNS, _ROWS, _CELL, _GAP = 8, 6, 128, 4
 
 
 def contact_sheet(dataset: Dataset, split: str) -> bytes | None:
-    """A PNG of up to 48 patches, the same ones each time; None for an empty split.
+    """Returns a PNG of up to 48 patches, the same ones each time; None for an empty split.
 
-    uint16 and float32 are stretched from their 1 % to their 99 % quantile; of more than three channels the first
-    three are shown, of two the first.
+    uint16 and float32 are stretched from their 1 % to their 99 % quantile; with more than three channels the first
+    three are shown, with two the first.
     """
     rows = sorted(_sample(dataset, split, _COLUMNS * _ROWS), key=lambda row: row["key"])
     if not rows:
@@ -41,7 +41,7 @@ def contact_sheet(dataset: Dataset, split: str) -> bytes | None:
 
 
 def _sample(dataset: Dataset, split: str, count: int) -> list[dict[str, Any]]:
-    """Index rows with the smallest digests; from at most 16 shards, each of which is a random sample by itself."""
+    """Returns the index rows with the smallest digests, from at most 16 shards, each a random sample by itself."""
     shards = dataset.shards(split)
     chosen = shards[:: max(1, math.ceil(len(shards) / 16))]
     rows = [row for shard in chosen for row in _index_rows(dataset, shard, count)]

@@ -1,4 +1,4 @@
-"""What a dataset holds, as text for people."""
+"""The contents of a dataset, as text for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pipeline.dataset.reading import Dataset
 
 
 def describe(dataset: Dataset) -> str:
-    """Splits, counts, labels, statistics and features of a dataset."""
+    """Describes splits, counts, labels, statistics and features of a dataset."""
     manifest, statistics = dataset.manifest, dataset.statistics()
     config, accounts = dataset.config, manifest.accounts
     height, width = config.patch.size

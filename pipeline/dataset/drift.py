@@ -1,13 +1,13 @@
-"""How far the pixels and labels of a split moved from one version to the next.
+"""Measures how far the pixels and labels of a split moved from one version to the next.
 
-The distances are those of TensorFlow Data Validation (tensorflow_data_validation/anomalies/metrics.cc), under its names:
+The distances and their names come from TensorFlow Data Validation (tensorflow_data_validation/anomalies/metrics.cc):
 
 - ``infinity_norm``: the largest difference between the shares of any label;
 - ``jensen_shannon_divergence``: between histograms, each brought to the bounds of both with counts spread evenly within
   a bin, or between the shares of labels; logarithms to the base 2, so that 1 is the most.
 
-In one thing they differ: missing values (NaN) are a bin of both. There they are a bin of each, so that a dataset in
-which half is missing is at a distance of 0.5 from itself.
+One thing differs: missing values (NaN) are one bin of both histograms here. There they are a bin of each, so that a
+dataset in which half is missing is at a distance of 0.5 from itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Channel(NamedTuple):
     """The pixels of a channel.
 
     Attributes:
-        mean, std: of its values.
+        mean, std: mean and standard deviation of its values.
         edges: ``[bins + 1]``.
         counts: ``[bins]``: values in each bin.
         missing: values that are NaN or infinite.
@@ -42,11 +42,11 @@ class Labels(NamedTuple):
 
 
 def features_of(statistics: Mapping[str, Any], pixels: int) -> dict[str, Channel | Labels]:
-    """The statistics of a split as ``channel_0`` ... and ``label``, those of them that it has.
+    """Returns the statistics of a split as ``channel_0`` ... and ``label``, as far as it has them.
 
     Args:
         statistics: as in ``statistics.json``.
-        pixels: of a patch; those that no channel counts are missing.
+        pixels: pixels of a patch; those that a channel does not count are missing.
     """
     found: dict[str, Channel | Labels] = {}
     for number, channel in enumerate(statistics["channels"]):
@@ -92,12 +92,12 @@ def _shares(a: Labels, b: Labels) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def _aligned(a: Channel, b: Channel) -> tuple[np.ndarray, np.ndarray]:
-    """The shares of both in bins between all the edges of both, and, last, of missing values."""
+    """Returns the shares of both in the bins between all edges of both and, last, their shares of missing values."""
     every = np.union1d(a.edges, b.edges)
     shares = []
     for channel in (a, b):
         reached = np.cumsum([0.0, *channel.counts])
-        # Spread evenly within a bin, the count up to an edge is the straight line between those at the bin's own.
+        # Counts are spread evenly within a bin, so the count up to an edge is linear between the bin's own edges.
         counts = np.append(np.diff(np.interp(every, channel.edges, reached)), channel.missing)
         shares.append(counts / counts.sum())
     return shares[0], shares[1]

@@ -1,7 +1,7 @@
-"""Gates: what a complete version has to pass before everybody reads it, each with a sentence.
+"""Gates that a complete version has to pass before it is published; each explains its verdict in a sentence.
 
-Where a gate compares, it does so with the version that is published. Before the first there is nothing to compare with,
-and it passes; one that cannot be read holds back.
+A gate that compares does so with the published version. Before the first there is nothing to compare with, and the gate
+passes; if the published version cannot be read, the gate does not pass.
 
 ===============================  =====================================================================================
 gate                             passes if
@@ -11,9 +11,9 @@ rejected                         at most this share of the images has rejections
 patches, patches_per_label       the number of patches of every split, or of every label of every split, divided by
                                  that of the published version, is within the bounds
 drift.mean                       the mean of every channel moved by at most so many standard deviations
-drift.std                        the standard deviation of every channel changed by at most this part of it
+drift.std                        the standard deviation of every channel changed by at most this fraction
 drift.jensen_shannon_divergence  the histogram of every channel is at most so far from the published one
-drift.labels.*                   so are the shares of the labels; the distances are those of ``pipeline.dataset.drift``
+drift.labels.*                   the shares of the labels moved at most so far; see ``pipeline.dataset.drift``
 leakage                          no group and no file is in two splits; ``perceptual``: and no images that look alike
 ===============================  =====================================================================================
 """
@@ -36,12 +36,12 @@ _Splits = Mapping[str, Mapping[str, Channel | Labels]]
 
 
 def judge(new: Dataset, published: str | None, gates: Gates) -> list[Verdict]:
-    """What the gates of a configuration say of a version.
+    """Returns the verdicts of the gates of a configuration on a version.
 
     Args:
-        new: complete, and not published.
-        published: folder of the one that it would replace; None before the first.
-        gates: which, and how strict.
+        new: the version, complete and not published.
+        published: folder of the version that it would replace; None before the first.
+        gates: the gates and their limits.
     """
     return [*_alone(new, gates), *_compared(new, published, gates)]
 
@@ -110,7 +110,7 @@ def _compared(new: Dataset, published: str | None, gates: Gates) -> Iterator[Ver
         return
     try:
         old = open_dataset(published) if published else None
-    except ValueError as error:  # DatasetError, and what pydantic says of keys that are no more
+    except ValueError as error:  # DatasetError, and the error of pydantic for keys that no longer exist
         problem = f"the published version cannot be read to be compared with: {str(error).splitlines()[0]}"
         yield from (_verdict(name, False, problem, {}) for name in names)
         return
@@ -139,7 +139,7 @@ def _within(gate: str, bounds: Bounds, new: dict[str, int], old: dict[str, int])
     low, high = bounds.min or 0.0, float("inf") if bounds.max is None else bounds.max
     outside = [name for name, ratio in ratios.items() if not low <= ratio <= high]
     allowed = f"{low:g} to {high:g}" if bounds.max is not None else f"at least {low:g}"
-    said = f"{len(ratios):,} numbers are {allowed} times the published ones"
+    said = f"{len(ratios):,} counts are each {allowed} times the published ones"
     if outside:
         told = [f"{name} {old[name]:,} -> {new.get(name, 0):,}, {ratios[name]:.4g} times" for name in outside]
         said = f"{_some(told)}; {allowed} times is allowed"
@@ -147,13 +147,13 @@ def _within(gate: str, bounds: Bounds, new: dict[str, int], old: dict[str, int])
     return _verdict(gate, not outside, said, {name: ratios[name] for name in (*ends[:1], *ends[-1:])})
 
 
-# How far two features are apart, and in what, if that is known.
+# The distance of two features, and where they differ most, if that is known.
 _Distance = Callable[[Any, Any], tuple[float, str]]
 _GONE = float("inf")
 
 
 def _limits(gates: Gates) -> Iterator[tuple[str, float, str, _Distance]]:
-    """Name, limit, beginning of the features and distance of every gate on drift that has a limit."""
+    """Yields name, limit, prefix of the features and distance of every gate on drift that has a limit."""
     drift = gates.drift or Drift()
     labels = drift.labels or Distances()
     divergence: _Distance = lambda a, b: (jensen_shannon_divergence(a, b), "")
@@ -168,12 +168,12 @@ def _limits(gates: Gates) -> Iterator[tuple[str, float, str, _Distance]]:
 
 
 def _moved(new: float, old: float, std: float) -> float:
-    """How far a number moved, in standard deviations of the published version."""
+    """Returns how far a number moved, in standard deviations of the published version."""
     return abs(new - old) / (std or 1.0)
 
 
 def _distances(kind: str, distance: _Distance, new: _Splits, old: _Splits) -> dict[str, float]:
-    """The distances of the features of a kind, in every split that has patches in the published version."""
+    """Returns the distances of the features of a kind, in every split that has patches in the published version."""
     found: dict[str, float] = {}
     for split, published in old.items():
         if split not in new:

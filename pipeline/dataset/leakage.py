@@ -1,4 +1,4 @@
-"""Whether what is learned from one split gives away what is asked in another: groups and images in several splits."""
+"""Leakage: groups and images in several splits, so that what is learned from one split gives away another."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pipeline.storage.files import digest_of
 from transforms.encoding import decode_patch
 from transforms.perceptual_hash import CELLS, cell_shares, difference_hash, luma_or_mean, pairs_within
 
-# Of 36 pictures, 35 differ from themselves at half the size in up to 1 bit, 34 from themselves as JPEG of quality 20 in
-# up to 4; those of different things in 12 and more.
+# Of 36 pictures, 35 differ from their copy at half the size in up to 1 bit, 34 from their copy as JPEG of quality 20 in
+# up to 4; pictures of different things differ in 12 and more.
 DISTANCE = 4
 _AT_A_TIME = 1 << 12  # fingerprints that are compared with all of another split
 
 
 class Leak(NamedTuple):
-    """Two of the same in two splits: what is the same, and where it is in each."""
+    """The same thing in two splits: what it is, and where it is in each."""
 
     what: str
     here: str
@@ -36,7 +36,7 @@ class Leak(NamedTuple):
 
 
 def find_groups(images: pa.Table) -> Iterator[Leak]:
-    """Groups of ``images.parquet`` in several splits."""
+    """Yields the groups of ``images.parquet`` that are in several splits."""
     pairs = images.filter(pc.is_valid(images["split"])).group_by(["group", "split"]).aggregate([])
     several = pairs.group_by("group").aggregate([("split", "list")])
     for row in several.filter(pc.greater(pc.list_value_length(several["split_list"]), 1)).to_pylist():
@@ -45,10 +45,10 @@ def find_groups(images: pa.Table) -> Iterator[Leak]:
 
 
 def find_same_files(images: pa.Table, listing: pa.Table) -> Iterator[Leak]:
-    """Images of several splits whose files have the same content.
+    """Yields images of several splits whose files have the same content.
 
-    Fingerprints of stores and those of ``input.fingerprint: content`` are of the content. Local files are read where
-    others of the same size are in another split.
+    Fingerprints of stores and those of ``input.fingerprint: content`` follow from the content. Local files are read
+    where others of the same size are in another split.
     """
     taken = images.filter(pc.is_valid(images["split"])).select(["image_id", "split"])
     rows = listing.select(["image_id", "uri", "fingerprint"]).join(taken, "image_id", join_type="inner").to_pylist()
@@ -67,7 +67,7 @@ def _by(rows: list[dict[str, str]], key: Callable[[dict[str, str]], str]) -> Ite
 
 
 def _own(row: dict[str, str]) -> str:
-    """The fingerprint of the image alone, without those of its masks."""
+    """Returns the fingerprint of the image alone, without those of its masks."""
     return row["fingerprint"].partition("+")[0]
 
 
@@ -79,7 +79,7 @@ class ImageHashes(NamedTuple):
     """The fingerprints of the images of a split, see ``transforms.perceptual_hash``.
 
     Attributes:
-        image_ids: of those that have one.
+        image_ids: ids of the images that have one.
         bits: ``[N]`` uint64.
         unknown: images without one, because their patches show too little of them.
     """
@@ -90,7 +90,7 @@ class ImageHashes(NamedTuple):
 
 
 def hash_images(dataset: Dataset, images: pa.Table, split: str, threads: int) -> ImageHashes:
-    """Makes small pictures of the images of a split out of their patches, as they are without augmentation.
+    """Returns fingerprints of the images of a split, from small pictures that are made of their unaugmented patches.
 
     Reads all its shards. Takes about 1.5 KB of memory for each image.
 
@@ -113,7 +113,7 @@ def hash_images(dataset: Dataset, images: pa.Table, split: str, threads: int) ->
 
 
 def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    """Image -> ``[2, 8, 9]``, the sums and the weights of :func:`transforms.perceptual_hash.difference_hash`, in one shard."""
+    """Returns image -> ``[2, 8, 9]``, sums and weights in one shard, for ``perceptual_hash.difference_hash``."""
     config, found = dataset.config, _no_pictures()
     shape = (*config.patch.size, config.input.channels)
     wanted = ["image_id", "row", "col", "image_offset", "image_length", *(["augmentation"] * config.has_copies)]
@@ -139,9 +139,9 @@ def _no_pictures() -> collections.defaultdict[str, np.ndarray]:
 
 
 def _own_pixels(start: tuple[int, int], image: tuple[int, int], config: Config) -> tuple[int, int]:
-    """Rows and columns of a patch up to the next one, or all of them at the border of the image.
+    """Returns the rows and columns of a patch up to the next one, or all of them at the border of the image.
 
-    So of patches that overlap every pixel counts once, and the picture does not depend on the grid.
+    So every pixel of overlapping patches counts once, and the picture does not depend on the grid.
     """
     patch = config.patch
     if patch.crops or config.input.points:
@@ -155,9 +155,9 @@ def _own_pixels(start: tuple[int, int], image: tuple[int, int], config: Config) 
 
 
 def find_alike(hashes: dict[str, ImageHashes]) -> Iterator[Leak]:
-    """Images of several splits that look the same."""
+    """Yields images of several splits that look the same."""
     for one, other in itertools.combinations(hashes, 2):
-        # Of images with equal bits the first speaks for all: many that are equal make no pairs of each with each.
+        # The first of the images with equal bits stands for all: many equal ones do not pair each with each.
         (a, ids_a), (b, ids_b) = (np.unique(hashes[split].bits, return_index=True) for split in (one, other))
         for first in range(0, len(a), _AT_A_TIME):
             here, there = pairs_within(a[first : first + _AT_A_TIME], b, DISTANCE)

@@ -1,4 +1,4 @@
-"""Read a published dataset."""
+"""Reads a published dataset."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 class Dataset(NamedTuple):
-    """A complete version: its folder, its manifest, and what it was built with."""
+    """A complete version: its folder, its manifest, and the configuration that it was built with."""
 
     folder: str
     manifest: Manifest
     config: Config
 
     def statistics(self) -> dict[str, Any]:
-        """The content of ``statistics.json``, see ``pipeline.versions.summary.make_statistics``."""
+        """Returns the content of ``statistics.json``, see ``pipeline.versions.summary.make_statistics``."""
         found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(self.folder, "statistics.json")))
         return found
 
     def shard_table(self) -> pa.Table:
-        """A row for every shard: name, split, counts and checksums; see ``pipeline.shards.receipts.SHARDS_SCHEMA``.
+        """Returns a row per shard: name, split, counts, checksums; see ``pipeline.shards.receipts.SHARDS_SCHEMA``.
 
         Raises:
-            DatasetError: if a name is not that of a shard: names become paths.
+            DatasetError: if a name is not that of a shard, since names become paths.
         """
         table = storage.read_table(storage.join(self.folder, SHARDS))
         for name in table["shard"].to_pylist():
@@ -48,7 +48,7 @@ class Dataset(NamedTuple):
         return table
 
     def shards(self, split: str) -> list[str]:
-        """Names of the shards of a split.
+        """Returns the names of the shards of a split.
 
         Raises:
             DatasetError: if there is no such split.
@@ -59,11 +59,11 @@ class Dataset(NamedTuple):
         return [name for name, of in zip(table["shard"].to_pylist(), table["split"].to_pylist()) if of == split]
 
     def patch(self, row: dict[str, Any], name: str = "image") -> np.ndarray:
-        """The patch ``[H, W, C]`` behind a row of the index, or another one of the same place.
+        """Returns the patch ``[H, W, C]`` of a row of the index, or one of its companions.
 
         Args:
-            row: with its ``shard``, ``image_offset`` and ``image_length``, or those of ``name``.
-            name: ``raster/NAME`` or ``scale/4`` for others than the image.
+            row: has ``shard``, ``image_offset`` and ``image_length``, or offset and length of ``name``.
+            name: ``image``, or ``raster/NAME`` or ``scale/4`` for a companion.
         """
         form = self.config.forms[name]
         with storage.open_read(storage.join(self.folder, row["shard"])) as file:
@@ -105,7 +105,7 @@ def _opened(folder: str, manifest: Manifest) -> Dataset:
 
 
 def load(dataset: str, split: str, version: str | None = None) -> tf.data.Dataset:
-    """The patches of a split as a ``tf.data.Dataset`` of dictionaries.
+    """Returns the patches of a split as a ``tf.data.Dataset`` of dictionaries.
 
     Args:
         dataset: the output folder of a build; its latest version is read, or the one named ``version``.
@@ -161,7 +161,7 @@ def load(dataset: str, split: str, version: str | None = None) -> tf.data.Datase
 
 
 def _payloads(files: list[str]) -> tf.data.Dataset:
-    """The serialized Examples; TensorFlow reads no stores but Google's, and that without our retries."""
+    """Returns the serialized Examples; TensorFlow reads only Google's store, and that without our retries."""
     import tensorflow as tf
 
     from pipeline.storage.tfrecord import read_record

@@ -1,4 +1,4 @@
-"""Put an image together again: from the patches of a dataset, or from what a model made of them."""
+"""Puts an image together again: from the patches of a dataset, or from the predictions of a model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Source(NamedTuple):
 
     Attributes:
         read: key -> ``[height, width, channels]``.
-        keys: that are there.
-        channels, dtype: of all of them.
+        keys: keys of the patches that exist.
+        channels, dtype: channels and dtype of all patches.
     """
 
     read: Callable[[str], np.ndarray]
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 
 class Stitched(NamedTuple):
-    """What was written: the shape of the picture, the patches it is made of, and those that were not there."""
+    """The result: the shape of the picture, the number of its patches, and the number of missing ones."""
 
     shape: tuple[int, int, int]
     patches: int
@@ -62,13 +62,13 @@ def stitch_image(
         image_id: identity of the image.
         path: the local file to write.
         predictions: a local folder, see :func:`open_predictions`; without it the patches themselves.
-        raster: name of a further raster, whose patches are taken in place of those of the image.
+        raster: name of a companion raster, whose patches are taken in place of those of the image.
         blend: what happens where patches overlap, see ``transforms.stitch``.
-        labels: the values are classes, which are never averaged: overlaps are cropped, reduced levels are picked.
+        labels: whether the values are classes, never averaged: overlaps are cropped, reduced levels are picked.
         fill: value of the pixels that lie in no patch.
 
     Raises:
-        UsageError: if the image or the predictions are not there or do not fit.
+        UsageError: if the image or the predictions are missing or do not fit.
     """
     config = dataset.config
     if config.patch.crops or config.input.points:
@@ -116,7 +116,7 @@ def _size_of(dataset: Dataset, image_id: str) -> _Size:
 
 
 def open_patches(dataset: Dataset, image_id: str, raster: str | None = None) -> Source:
-    """The patches of an image, or of one of its further rasters, as they are in the dataset.
+    """Opens the patches of an image, or of one of its companion rasters, as they are in the dataset.
 
     Raises:
         UsageError: if there is no such raster.
@@ -135,7 +135,7 @@ def open_patches(dataset: Dataset, image_id: str, raster: str | None = None) -> 
 
 
 def open_predictions(folder: str, image_id: str, config: Config) -> Source:
-    """What a model made of patches, saved by any framework.
+    """Opens the predictions of a model for patches, saved by any framework.
 
     The folder holds pairs of files: ``NAME.npy``, an array ``[N, height, width]`` or ``[N, height, width, C]`` of the
     size of a patch, or ``[N, C]`` with a prediction for each patch as a whole, and ``NAME.keys``, a text with the
@@ -165,7 +165,7 @@ def open_predictions(folder: str, image_id: str, config: Config) -> Source:
     def read(key: str) -> np.ndarray:
         path, number = places[key]
         array, size = arrays[path], arrays[path][:1].nbytes
-        # Read, not taken from the map: its pages would stay in the memory of the process.
+        # Read from the file, since pages of the memory map would stay in the memory of the process.
         values = np.fromfile(path, array.dtype, size // array.itemsize, offset=array.offset + number * size)
         whole = array.ndim == 2
         return values.reshape((1, 1, channels) if whole else (*config.patch.size, channels))

@@ -1,4 +1,4 @@
-"""Write a picture larger than memory as a tiled TIFF with reduced levels, from windows that are made one at a time."""
+"""Writes a picture larger than memory as a tiled TIFF with reduced levels, from windows that are made one at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline import storage
 from transforms.grid import Box
 
 TILE = 512
-_TILES = 4  # of a window, side by side
+_TILES = 4  # tiles of a window, side by side
 _CLASSIC = 2**32 - 2**25  # bytes that a TIFF with offsets of 32 bits holds for sure
 
 Read = Callable[[Box], np.ndarray]
@@ -29,9 +29,9 @@ def write_pyramid(path: str, shape: tuple[int, int, int], dtype: np.dtype, read:
     Args:
         path: a local file.
         shape: height, width, channels of the picture.
-        dtype: of its values.
+        dtype: dtype of its values.
         read: makes the pixels ``[height, width, channels]`` of a box, called once for every window.
-        average: reduced pixels are means of 2 x 2, rounded as NumPy rounds; else the upper left of them, for classes.
+        average: whether reduced pixels are means of 2 x 2, rounded as in NumPy; else the upper left one, for classes.
     """
     big = shape[0] * shape[1] * shape[2] * dtype.itemsize * 4 // 3 > _CLASSIC
     with (
@@ -66,7 +66,7 @@ def _form(shape: tuple[int, int, int], dtype: np.dtype, level: int) -> dict[str,
 
 
 def _tiles(shape: tuple[int, int, int], read: Read, below: _Store | None, average: bool) -> Iterator[np.ndarray]:
-    """The tiles of a level from left to right and from top to bottom; on the way the level below is filled."""
+    """Yields the tiles of a level from left to right and from top to bottom, and fills the level below on the way."""
     for row in range(0, shape[0], TILE):
         for col in range(0, shape[1], _TILES * TILE):
             box = Box(row, col, min(TILE, shape[0] - row), min(_TILES * TILE, shape[1] - col))
@@ -81,7 +81,7 @@ def _tiles(shape: tuple[int, int, int], read: Read, below: _Store | None, averag
 
 
 def halved(pixels: np.ndarray, average: bool) -> np.ndarray:
-    """Half as high and wide, rounded up; a last odd row or column counts twice.
+    """Halves height and width, rounded up; a last odd row or column counts twice.
 
     >>> halved(np.array([[[1], [2], [7]]], np.uint8), average=True)[..., 0].tolist()
     [[2, 7]]
@@ -104,7 +104,7 @@ class _Store:
             file.truncate(int(np.prod(shape, dtype=object)) * dtype.itemsize)
 
     def _map(self, mode: Any) -> np.ndarray:
-        """Mapped for one access only: pages that stay mapped would count as memory of this process."""
+        """Maps the file for one access only: pages that stay mapped would count as memory of this process."""
         return np.memmap(self._path, self._dtype, mode, shape=self._shape)
 
     def write(self, row: int, col: int, pixels: np.ndarray) -> None:

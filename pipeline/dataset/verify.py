@@ -1,4 +1,4 @@
-"""Check a published dataset to the last byte: every checksum, every record, every offset of the index."""
+"""Checks a published dataset to the last byte: every checksum, every record, every offset of the index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transforms.example import META, from_example
 
 
 def verify(dataset: Dataset, threads: int) -> list[str]:
-    """Re-reads everything and returns one line for each thing that is wrong: file, record, what is the matter.
+    """Reads everything again and returns a line for each problem: file, record, and what is wrong.
 
     Args:
         dataset: a complete version.
@@ -40,7 +40,7 @@ def verify(dataset: Dataset, threads: int) -> list[str]:
     files |= {regions_file(shard["shard"]): shard["regions_sha256"] for shard in shards}
     files |= {receipt_file(shard["shard"]): shard["receipt_sha256"] for shard in shards}
     records = {shard_file(shard["shard"]) for shard in shards}
-    # The folder of an unfinished build; a version that a gate looks at is not published yet.
+    # A build keeps its folder ``work`` until the version is published, which is after a gate has verified it.
     below = (name for name in storage.files_below(dataset.folder) if not name.startswith(f"{WORK}/"))
     present = set(below) - {MANIFEST}
     problems += [f"{name}: is missing" for name in sorted((files.keys() | records) - present)]
@@ -70,7 +70,7 @@ def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:
     try:
         with storage.open_read(storage.join(dataset.folder, index_file(shard["shard"]))) as file:
             index = pq.read_table(file).to_pylist()
-    except Exception as error:  # pyarrow raises its own kinds on broken files
+    except Exception as error:  # pyarrow raises exceptions of its own on broken files
         yield f"{index_file(shard['shard'])}: cannot be read: {error}"
         return
     number, offset = 0, 0
@@ -84,7 +84,7 @@ def _verify_shard(dataset: Dataset, shard: dict[str, Any]) -> Iterator[str]:
                 number, offset = number + 1, offset + size
         except ValueError as error:
             yield f"{name}: record {number} at byte {offset}: {error}"
-            return  # what follows a broken record has no known place
+            return  # the place of what follows a broken record is not known
     if number != shard["records"] or number != len(index):
         yield f"{name}: holds {number} records, the manifest says {shard['records']}, the index {len(index)}"
     with storage.open_read(path) as file:
@@ -118,7 +118,7 @@ def _check_record(payload: bytes, row: dict[str, Any], offset: int, config: Conf
 
 
 def _check_companions(payload: bytes, found: dict[str, bytes], row: dict[str, Any], config: Config) -> None:
-    """The same of the patches of further rasters and scales."""
+    """Raises ValueError unless the patches of companion rasters and scales decode and are what the index says."""
     forms = config.forms
     if found.keys() != forms.keys() - {"image"}:
         raise ValueError(f"has beside its image {sorted(found)}, the dataset {sorted(forms.keys() - {'image'})}")
@@ -131,5 +131,5 @@ def _check_companions(payload: bytes, found: dict[str, bytes], row: dict[str, An
 
 
 def _stored(value: Any) -> Any:
-    """A further column in a form that compares: records hold 32 bits of a number, and NaN differs from itself."""
+    """Returns a metadata value in a form that compares: records hold 32-bit numbers, and NaN does not equal itself."""
     return str(np.float32(value)) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Which images there are, and what belongs to each of them: names and fingerprints, no pixels.
+"""The images of a build, and the files and names that belong to each: names and fingerprints, no pixels.
 
-Never imports readers, Beam or TensorFlow: the command line starts with it.
+This package never imports readers, Beam or TensorFlow, because the command line starts with it.
 """

@@ -14,9 +14,9 @@ _BATCH = 1_000
 
 
 def with_content_fingerprints(refs: Iterator[ImageRef], rules: Sequence[Replace]) -> Iterator[ImageRef]:
-    """The images with fingerprints made from all bytes of their local files and of their companions.
+    """Yields the images with fingerprints made from all bytes of their local files and of their companions.
 
-    Files in a store keep theirs, which hold the checksum of the store.
+    Images in a store keep their fingerprints, which hold the checksum of the store.
     """
     while batch := list(itertools.islice(refs, _BATCH)):
         files = [_files(ref, rules) for ref in batch]

@@ -1,7 +1,7 @@
-"""Annotations of an image, from a file or written out in a manifest: GeoJSON (RFC 7946), and where it lies.
+"""Annotations of an image as GeoJSON (RFC 7946), from a file or written out in the input manifest, and their position.
 
-Unlike there, coordinates are pixels of full resolution, as programs that annotate slides write them, or those of the
-coordinate system of the image.
+Unlike in the RFC, coordinates are pixels of full resolution, as programs that annotate slides write them, or
+coordinates in the coordinate system of the image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_BYTES = 1 << 28
 
 
 def to_pixels(image: ImageInfo, coordinates: Coordinates, reason: Reason) -> Affine:
-    """The way from coordinates of annotations to x and y in pixels of the image as it is cut.
+    """Returns the map from coordinates of annotations to x and y in pixels of the image as it is cut.
 
     Raises:
         Unreadable: ``reason`` if the image has no coordinate system.
@@ -37,11 +37,11 @@ def to_pixels(image: ImageInfo, coordinates: Coordinates, reason: Reason) -> Aff
 
 
 def read_text(source: str) -> str:
-    """What ``source`` says, or the file of this name, up to 256 MiB.
+    """Returns ``source`` if it is JSON, else the text of the file of this name, up to 256 MiB.
 
     Raises:
         Unreadable: ``io_error``.
-        ValueError: if it is larger, or no text.
+        ValueError: if the file is larger, or no text.
     """
     if is_json(source):
         return source
@@ -56,7 +56,7 @@ def read_text(source: str) -> str:
 
 
 def geometries(value: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(geometry, properties) of GeoJSON, or of a list of its objects; KeyError, TypeError where it is not.
+    """Yields (geometry, properties) of GeoJSON or a list of its objects; raises KeyError or TypeError for other values.
 
     >>> list(geometries([{"type": "Feature", "geometry": {"type": "Point"}, "properties": {"a": 1}}]))
     [({'type': 'Point'}, {'a': 1})]
@@ -76,7 +76,7 @@ def geometries(value: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def property_of(properties: dict[str, Any], name: str) -> str:
-    """A property as text, empty if there is none; ``classification.name`` is one within another.
+    """Returns a property as text, empty if there is none; ``classification.name`` is a property within another.
 
     >>> property_of({"classification": {"name": "Tumor"}}, "classification.name")
     'Tumor'
@@ -90,7 +90,7 @@ def property_of(properties: dict[str, Any], name: str) -> str:
 
 
 def number(value: Any) -> float:
-    """A coordinate; ValueError if it is none."""
+    """Returns a value as a coordinate; raises ValueError if it is not a finite number."""
     found = float(value)
     if not math.isfinite(found):
         raise ValueError(f"{value!r} is no coordinate")
@@ -98,10 +98,10 @@ def number(value: Any) -> float:
 
 
 def rings_of(geometry: dict[str, Any]) -> list[list[np.ndarray]]:
-    """The polygons of a geometry, each as its rings ``[K, 2]``; none of points and lines.
+    """Returns the polygons of a geometry, each as its rings ``[K, 2]``; points and lines have none.
 
     Raises:
-        ValueError: for coordinates that are none.
+        ValueError: for coordinates that are not finite numbers.
     """
     if geometry["type"] not in ("Polygon", "MultiPolygon"):
         return []

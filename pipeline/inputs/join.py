@@ -1,6 +1,6 @@
-"""Join a manifest with the images that patterns found: each image once, in order, with names that do not contradict.
+"""The input manifest joined with the images that patterns found: each image once, in order, with consistent names.
 
-The rows wait in a database on the disk, which sorts them: a million of them take no more memory than a few.
+The rows wait in a database on the disk, which sorts them: a million rows take no more memory than a few.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ GroupRule = Literal["image", "folder"] | Regex
 _BATCH = 10_000
 _SHOWN = 5
 _MISSING = "missing"
-# "key" sorts as the parts of the id do; "line" is NULL for images that are not in the manifest; "kept_together" is the
-# group by the manifest or, where it gives none, by the rule of the configuration.
+# "key" sorts like the parts of the id; "line" is NULL for images that are not in the input manifest; "kept_together" is
+# the group from the input manifest or, where it gives none, from the rule of the configuration.
 _TABLE = """CREATE TABLE images (key BLOB, line INTEGER, kept_together TEXT, image_id TEXT, uri TEXT, fingerprint TEXT,
     label TEXT, "group" TEXT, split TEXT, mask TEXT, points TEXT, regions TEXT, meta TEXT)"""
 
 
 def id_below(root: str, uri: str) -> str | None:
-    """The identity of an image: its path below the root; None if it lies elsewhere."""
+    """Returns the identity of an image, its path below the root; None if it lies elsewhere."""
     prefix = "" if root == "." else "/" if root == "/" else root + "/"
     outside = not uri.startswith(prefix) or (root == "." and uri.startswith("../"))
     return None if outside else uri[len(prefix) :]
 
 
 def join_manifest(found: Iterator[ImageRef], config: Input, root: str, splits: Collection[str]) -> Iterator[ImageRef]:
-    """The images of the manifest and of the patterns, each once, in the order of the parts of their ids.
+    """Yields the images of the input manifest and of the patterns, each once, in the order of the parts of their ids.
 
-    What both have is what the manifest says of it. A group whose split one row gives has this split in all of them.
+    For an image that both have, the input manifest counts. If one row of a group gives a split, all its images get it.
 
     Args:
-        found: by the patterns.
-        config: with the manifest, and the rule for groups that it does not name.
-        root: all images have to lie below it.
-        splits: which there are.
+        found: images that the patterns found.
+        config: with the input manifest, and the rule for groups that it does not name.
+        root: folder that all images have to lie below.
+        splits: names of the splits.
 
     Raises:
-        ConfigError: showing the rows, for images outside of the root, unknown splits, images that stand twice, groups
-            with more than one split, and if no file is there at all.
+        ConfigError: showing the rows, for images outside of the root, unknown splits, images that are listed twice,
+            groups with more than one split, and if no file is there at all.
     """
     uri = str(config.manifest)
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(_database(folder)) as rows:
@@ -64,7 +64,7 @@ def join_manifest(found: Iterator[ImageRef], config: Input, root: str, splits: C
         _check_files(rows, uri)
         missing = without_values(config.columns or {})
         while unlisted := [ref._replace(meta=missing) for ref in itertools.islice(found, _BATCH)]:
-            known = rows.execute  # what the manifest has of an image counts
+            known = rows.execute  # what the input manifest says of an image counts
             new = [ref for ref in unlisted if not known("SELECT 1 FROM images WHERE key = ?", [_key(ref)]).fetchone()]
             _insert(rows, config.group, ((None, ref) for ref in new))
         _spread_splits(rows, uri)
@@ -101,12 +101,12 @@ def _checked(entry: ManifestRow, uri: str, root: str, splits: Collection[str]) -
 
 
 def _files(of: ManifestRow | ImageRef) -> list[str]:
-    """The image and the files that belong to it."""
+    """Returns the image and the files that belong to it."""
     return [of.uri, *(file for file in (of.mask, of.points, of.polygons) if file and not is_json(file))]
 
 
 def _with_fingerprints(refs: list[ImageRef]) -> Iterator[ImageRef]:
-    """A change of the mask or the annotations changes what is cut of an image, so theirs are joined to its own."""
+    """Joins the fingerprints of mask and annotations to the image's, because a change there changes what is cut."""
     files = [_files(ref) for ref in refs]
     fingerprints = iter(storage.fingerprints([uri for of_image in files for uri in of_image]))
     for ref, of_image in zip(refs, files):
@@ -123,7 +123,7 @@ def _insert(rows: sqlite3.Connection, group: GroupRule, refs: Iterator[tuple[int
 def _kept_together(ref: ImageRef, group: GroupRule) -> str:
     try:
         return ref.group or name_by_rule(ref.image_id, group)
-    except Unreadable:  # the image will be rejected for it
+    except Unreadable:  # the image will be rejected for this
         return ""
 
 

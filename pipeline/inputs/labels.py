@@ -1,4 +1,4 @@
-"""How an image comes to its label, its group and its split by the rules of the configuration."""
+"""The label, group and split of an image by the rules of the configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.errors import Unreadable
 
 
 def name_by_rule(image_id: str, source: Literal["folder", "image"] | Regex | Constant | None) -> str:
-    """The label or group of an image.
+    """Returns the label or group of an image.
 
     Raises:
         Unreadable: ``no_name`` where a regular expression does not match.
@@ -35,7 +35,7 @@ def name_by_rule(image_id: str, source: Literal["folder", "image"] | Regex | Con
 
 
 def split_of(group: str, splits: Mapping[str, float], seed: int) -> str:
-    """The split of a group: by its digest alone, so that other images coming or going do not move it."""
+    """Returns the split of a group, by its digest alone, so that other images that come or go do not move it."""
     share = digest(seed, "split", group) / 2**64
     for name, fraction in splits.items():
         share -= fraction
@@ -45,7 +45,7 @@ def split_of(group: str, splits: Mapping[str, float], seed: int) -> str:
 
 
 def label_group_split(ref: ImageRef, config: Config) -> dict[str, str]:
-    """Label, group and split of an image.
+    """Returns the label, group and split of an image.
 
     Raises:
         Unreadable: ``no_name`` where a rule finds none.

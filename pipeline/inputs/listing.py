@@ -1,4 +1,4 @@
-"""Which images there are: globs and a manifest become one sorted table of references, the input and record of a run."""
+"""The listing: globs and the input manifest become one sorted table of images, the input and record of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Listing(NamedTuple):
     Attributes:
         table: a temporary file, Parquet with the columns of :class:`ImageRef`, in the order of the ids.
         images: number of rows.
-        digest: changes with any id or fingerprint; the same wherever the images lie.
+        digest: changes with any id or fingerprint, but not with the place where the images lie.
     """
 
     table: IO[bytes]
@@ -45,7 +45,7 @@ class Listing(NamedTuple):
 
 
 def find_images(config: Config) -> tuple[Config, Listing]:
-    """The listing of a build, and its configuration with ``input.columns`` filled in.
+    """Returns the configuration of a build with ``input.columns`` filled in, and its listing.
 
     Raises:
         ConfigError: as :func:`list_images` does.
@@ -55,17 +55,18 @@ def find_images(config: Config) -> tuple[Config, Listing]:
 
 
 def list_images(config: Input, splits: Collection[str] = ()) -> Iterator[ImageRef]:
-    """The images of the patterns and of the manifest, each once, in the order of the parts of their ids.
+    """Yields the images of the patterns and of the input manifest, each once, in the order of the parts of their ids.
 
     Args:
         config: where to look.
-        splits: which ones a manifest may name.
+        splits: names that the input manifest may use.
 
     Raises:
-        ConfigError: if a pattern finds nothing, an image lies outside of the root, or a manifest contradicts itself.
+        ConfigError: if a pattern finds nothing, an image lies outside of the root, or the input manifest contradicts
+            itself.
     """
     paths = [*config.images, *([config.root] if config.root else [])]
-    # One path that is absolute, or leaves the current folder, makes all of them absolute, so that they compare.
+    # One path that is absolute, or leaves the current folder, makes all of them absolute, so that they are comparable.
     absolute = config.manifest is not None or any(
         posixpath.normpath(path).startswith(("/", "../")) or path == ".." for path in paths
     )
@@ -98,9 +99,9 @@ def _matches(pattern: str, given: str, root: str) -> Iterator[ImageRef]:
 
 
 def check_inputs(config: Input) -> None:
-    """Fails at once for a local pattern that finds nothing or a local manifest that cannot be read.
+    """Fails at once for a local pattern that finds nothing or a local input manifest that cannot be read.
 
-    URIs are looked at when the run starts.
+    URIs are checked when the run starts.
 
     Raises:
         ConfigError: as :func:`list_images` does.
@@ -119,7 +120,7 @@ def _normal(path: str, absolute: bool) -> str:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name of a file is UTF-8; bytes that are not arrive as lone surrogates."""
+    """Returns whether a file name is UTF-8; other bytes arrive as lone surrogates."""
     return not any(0xD800 <= ord(character) < 0xE000 for character in name)
 
 
@@ -130,7 +131,7 @@ def _common(folders: list[str]) -> str:
 
 
 def make_listing(refs: Iterable[ImageRef]) -> Listing:
-    """Writes the table, in batches, to a temporary file: its size does not matter to memory."""
+    """Writes the table to a temporary file in batches, so that its size does not matter for memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -139,7 +140,7 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
     refs = iter(refs)
     with pq.ParquetWriter(out, schema) as writer:
         while batch := list(itertools.islice(refs, _BATCH)):
-            # The workers that read it may run in another folder.
+            # The workers that read the table may run in another folder.
             rows = [ref._replace(uri=storage.absolute(ref.uri)) for ref in batch]
             writer.write_table(pa.Table.from_arrays([pa.array(column) for column in zip(*rows)], schema=schema))
             digest.update("".join(map(_said, batch)).encode())
@@ -148,12 +149,12 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
 
 
 def _said(ref: ImageRef) -> str:
-    """All that a reference says, except where the files lie."""
+    """Returns all that a reference says, except where the files lie, as a line of JSON."""
     written_out = [text if is_json(text) else bool(text) for text in (ref.points, ref.polygons)]
     given = [ref.label, ref.group, ref.split, ref.meta, bool(ref.mask), *written_out]
     return json.dumps([ref.image_id, ref.fingerprint, *(given if any(given) else [])]) + "\n"
 
 
 def read_listing(uri: str, first: int = 0, end: int | None = None) -> Iterator[ImageRef]:
-    """Rows of a table that :func:`make_listing` wrote, all or those from ``first`` to ``end``."""
+    """Yields the rows of a table that :func:`make_listing` wrote, all or those from ``first`` to ``end``."""
     return (ImageRef(**row) for row in storage.read_rows(uri, first, end))

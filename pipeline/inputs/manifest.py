@@ -1,8 +1,8 @@
-"""Manifests: a table of images in CSV, JSON Lines or Parquet, with what belongs to each of them.
+"""The input manifest: a table of images in CSV, JSON Lines or Parquet, with the names and files that belong to each.
 
-One column, ``uri``, has to be there. ``label``, ``group``, ``split``, ``mask``, ``points`` and ``regions`` have a
-meaning; every other column is carried into the records and the index, as whole numbers, numbers or text. Rows are read
-one after the other, so that the size of a manifest does not matter.
+The column ``uri`` has to be there. ``label``, ``group``, ``split``, ``mask``, ``points`` and ``regions`` have a
+meaning; all others are metadata columns, carried into the records and the index as integers, numbers or text. Rows are
+read one after the other, so that the size of the table does not matter.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Kind = Literal["integer", "number", "text"]
 
 _PATHS = ("mask", "points", "regions")
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-# Only what is written in the one way in which it would be printed is a number: 007 and 1.50e are names.
+# Text is a number only if it is written as a number would be printed: 007 and 1.50e are names.
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9]\d*)(?=[.eE])(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?")
 _BATCH = 10_000
 
 
 class ManifestRow(NamedTuple):
-    """A row of a manifest.
+    """A row of the input manifest.
 
     Attributes:
-        line: where it stands, counted from 1: of a Parquet file the row, else the line in which it ends.
-        uri, mask, points, polygons: absolute; points and polygons may also be JSON. The column of the latter is called
+        line: number of the row in a Parquet file, else of the line in which the row ends; counted from 1.
+        uri, mask, points, polygons: absolute; points and polygons may also be JSON. The column of polygons is called
             ``regions``.
-        meta: the further columns as a JSON object with one value, of the kind of the column, for each.
+        meta: the metadata columns as a JSON object with one value, of the kind of the column, for each.
     """
 
     line: int
@@ -55,10 +55,10 @@ class ManifestRow(NamedTuple):
 
 
 def read_rows(config: Input) -> Iterator[ManifestRow]:
-    """The rows of ``config.manifest``; ``config.columns`` says which further columns there are.
+    """Yields the rows of ``config.manifest``; ``config.columns`` names the metadata columns.
 
     Raises:
-        ConfigError: naming the line, for what is no table, no path, or no value of the kind of its column.
+        ConfigError: naming the line, if the file is no table, a path is none, or a value is not of its column's kind.
     """
     uri, columns = str(config.manifest), config.columns or {}
     folder = folder_of(uri)
@@ -75,19 +75,19 @@ def read_rows(config: Input) -> Iterator[ManifestRow]:
 
 
 def where(uri: str, line: int) -> str:
-    """A place in a manifest, for messages."""
+    """Returns the name of a row of the input manifest, for messages."""
     return f"{uri}: {'row' if _form(uri) == 'parquet' else 'line'} {line}"
 
 
 def folder_of(uri: str) -> str:
-    """The folder against which the paths of a manifest resolve."""
+    """Returns the folder against which the paths of the input manifest are resolved."""
     return storage.absolute(uri).rpartition("/")[0] or "/"
 
 
 def with_columns(config: Config) -> Config:
-    """The configuration with ``input.columns`` filled in, from a look at all rows where it is not given.
+    """Returns the configuration with ``input.columns`` filled in, from all rows where it is not given.
 
-    Beside patterns a column of whole numbers becomes one of numbers, since their images have no value there.
+    If there are patterns, too, a column of integers becomes one of numbers, since their images have no value there.
     """
     if config.input.columns is not None or config.input.manifest is None:
         return config
@@ -106,13 +106,13 @@ def with_columns(config: Config) -> Config:
 
 
 def without_values(columns: dict[str, Any]) -> str:
-    """The ``meta`` of an image that is in no manifest."""
+    """Returns the ``meta`` of an image that is not in the input manifest."""
     meta = {name: math.nan if columns[name] == "number" else "" for name in sorted(columns)}
     return json.dumps(meta) if meta else ""
 
 
 def check_manifest(config: Input) -> None:
-    """Fails at once for a manifest whose first row cannot be used."""
+    """Fails at once for an input manifest whose first row cannot be used."""
     entries = read_rows(config.model_copy(update={"columns": None}))
     if next(entries, None) is None:
         raise ConfigError(f"input.manifest: {config.manifest!r} has no rows")
@@ -126,7 +126,7 @@ def _form(uri: str) -> str:
 
 
 def _rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every row with its number; values are text in CSV, None where there is nothing."""
+    """Yields every row with its number; values are text in CSV, None where there is nothing."""
     form = _form(uri)
     read = {"csv": _csv_rows, "jsonl": _json_rows, "parquet": _parquet_rows}[form]
     try:
@@ -180,7 +180,7 @@ def _parquet_rows(file: Any, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 class _Typed(str):
-    """Text that its file calls text, so that nothing is guessed from it."""
+    """Text that its file declares as text, so that no other kind is guessed."""
 
     __slots__ = ()
 
@@ -193,7 +193,7 @@ def _check_names(names: list[str], uri: str) -> None:
 
 
 def _text(value: Any, name: str, uri: str, line: int) -> str:
-    """The value of one of our own columns."""
+    """Returns the value of one of the columns with a meaning."""
     if isinstance(value, (list, dict)) and name in ("points", "regions"):
         return json.dumps(value)
     if isinstance(value, (list, dict)):
@@ -218,7 +218,7 @@ def _resolve(path: str, folder: str, name: str, uri: str, line: int) -> str:
 
 
 def _kind(value: Any) -> str:
-    """``missing``, ``integer``, ``number`` or ``text``; of text in CSV by how it looks."""
+    """Returns ``missing``, ``integer``, ``number`` or ``text``; text in CSV is judged by how it is written."""
     if value is None:
         return "missing"
     if isinstance(value, bool) or (isinstance(value, int) and -(2**63) <= value < 2**63):
@@ -231,7 +231,7 @@ def _kind(value: Any) -> str:
 
 
 def _convert(value: Any, kind: str, name: str, uri: str, line: int) -> Any:
-    """The value of a column of a kind; where there is none, NaN for a number and no characters for text."""
+    """Converts a value to the kind of its column; a missing one becomes NaN as a number and empty as text."""
     if value is None and kind != "integer":
         return math.nan if kind == "number" else ""
     if isinstance(value, (list, dict, bytes)):

@@ -28,7 +28,7 @@ class Centre(NamedTuple):
 
 
 def centres_of(image: ImageInfo, points: Points, patch: Patch) -> tuple[Centre, ...]:
-    """The patches around the points of an image, in the order of their rows and columns.
+    """Returns the patches around the points of an image, in the order of their rows and columns.
 
     Points that would give the same patch count once, with the label of the first; for borders see
     ``transforms.centred``.
@@ -72,7 +72,7 @@ def _read(source: str, label: str) -> Iterator[tuple[float, float, str]]:
 
 
 def _of_csv(text: str, label: str) -> Iterator[tuple[float, float, str]]:
-    """Columns ``x`` and ``y``, or ``col`` and ``row``."""
+    """Reads the columns ``x`` and ``y``, or ``col`` and ``row``."""
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     names = rows.fieldnames or []
     x, y = ("x", "y") if "x" in names else ("col", "row")
@@ -84,7 +84,7 @@ def _of_csv(text: str, label: str) -> Iterator[tuple[float, float, str]]:
 
 
 def _of_json(value: Any, label: str) -> Iterator[tuple[float, float, str]]:
-    """Pairs ``[x, y]``, or GeoJSON of points; other geometries are an error."""
+    """Reads pairs ``[x, y]``, or GeoJSON of points; other geometries are an error."""
     if isinstance(value, list) and value and not isinstance(value[0], dict):
         yield from ((number(x), number(y), "") for x, y, *_ in value)
         return

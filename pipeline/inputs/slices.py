@@ -1,4 +1,4 @@
-"""The slices in which a listing is worked on."""
+"""The slices in which a listing is processed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _IMAGES_PER_SLICE = (16, 1 << 14)
 
 
 class Slice(NamedTuple):
-    """Rows ``first`` to ``end`` of a listing, the slice ``number`` of ``of``."""
+    """Rows ``first`` to ``end`` of a listing, the slice ``number`` of ``count``."""
 
     number: int
     count: int  # type: ignore[assignment]  # hides tuple.count
@@ -18,15 +18,15 @@ class Slice(NamedTuple):
     end: int
 
     def file(self, kind: str) -> str:
-        """Name of a table with what became of these images: ``images-00003-of-00016.parquet``."""
+        """Returns the name of a table about these images: ``images-00003-of-00016.parquet``."""
         return f"{kind}-{self.number:05d}-of-{self.count:05d}.parquet"
 
 
 def slices_of(images: int) -> list[Slice]:
-    """The slices in which a listing is worked on; every row is in exactly one.
+    """Returns the slices in which a listing is processed; every row is in exactly one.
 
-    At most 128 up to two million images, since each slice leaves files that are all opened to gather the plan; at least
-    16 images in each, so that few images do not make many files.
+    There are at most 128 slices up to two million images, since each leaves files that are all opened to gather the
+    plan; all but the last have at least 16 images, so that few images do not make many files.
 
     >>> [tuple(each) for each in slices_of(40)]
     [(0, 3, 0, 16), (1, 3, 16, 32), (2, 3, 32, 40)]

@@ -1,4 +1,4 @@
-"""Which pixels go into which shard: headers, then integers.
+"""The plan of which pixels go into which shard: headers, then integers.
 
-Never imports shards, versions or TensorFlow.
+This package never imports shards, versions or TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""How an image is divided: patches, the regions that are dealt out, the windows that are read. Integers only."""
+"""The division of an image into patches, regions that are planned and windows that are read. Integers only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.inputs.points import centres_of
 from transforms.crops import crop_count
 from transforms.grid import Box, Cells, Grid
 
-# Some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard opens few
-# images and reads neighbouring blocks once.
+# A region is some seconds of work: small enough that one huge image spreads over many shards, large enough that a shard
+# opens few images and reads neighbouring blocks once.
 REGION_PIXELS = 1 << 25
 
-# A window is what is decoded, and what is cut, at a time. Larger ones decode fewer blocks twice where patches cross
-# the border between windows; smaller ones keep more cores busy and memory flat.
+# A window is decoded and cut as a whole. Larger windows decode fewer blocks twice where patches cross the border
+# between windows; smaller windows keep more cores busy and memory flat.
 WINDOW_BYTES = 1 << 24
 
 
@@ -32,12 +32,12 @@ class Sized(Protocol):
 
 
 def grid_of(image: Sized, patch: Patch) -> Grid:
-    """The patches of an image."""
+    """Returns the grid of the patches of an image."""
     return Grid.of((image.height, image.width), patch.size, patch.steps, patch.edge, patch.dilation, patch.origin)
 
 
 def patches_of(image: ImageInfo, config: Config) -> int:
-    """Number of patches of an image."""
+    """Returns the number of patches of an image."""
     if config.input.points:
         return len(centres_of(image, config.input.points, config.patch))
     if crops := config.patch.crops:
@@ -46,18 +46,18 @@ def patches_of(image: ImageInfo, config: Config) -> int:
 
 
 def cells_of(region: Region, config: Config) -> Cells:
-    """The patches of a region: cells of the grid; of crops and around points their numbers, as one column of cells."""
+    """Returns the patches of a region: cells of the grid, or for crops and points numbers, as one column of cells."""
     if config.patch.crops or config.input.points:
         return Cells(region.row, region.row + region.height, 0, 1)
     return grid_of(region.image, config.patch).cells(region.area)
 
 
 def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
-    """The regions of an image that have patches; every patch is in exactly one.
+    """Yields the regions of an image that have patches; every patch is in exactly one.
 
-    Random crops and patches around points lie anywhere, so that their regions are no rectangles of pixels but of
+    Random crops and patches around points lie anywhere, so that their regions are not rectangles of pixels but of
     numbers: patches ``row`` to ``row + height``, in one column. Where near-duplicates are left out, all patches of an
-    image have to be compared with each other: it is one region.
+    image have to be compared with each other, so that the image is one region.
     """
     undivided = config.quality is not None and config.quality.duplicates is not None
     if config.patch.crops or config.input.points:
@@ -73,7 +73,7 @@ def regions_of(image: ImageInfo, config: Config) -> Iterator[Region]:
 
 
 def windows_of(region: Region, config: Config) -> Iterator[Cells]:
-    """The patches of a region in groups that are read and cut together."""
+    """Yields the patches of a region in groups that are read and cut together."""
     image, grid = region.image, grid_of(region.image, config.patch)
     height, width = _tile(image, WINDOW_BYTES // pixel_bytes(config.input))
     patch = config.patch.size[0] * config.patch.size[1] * pixel_bytes(config.input)
@@ -87,7 +87,7 @@ def windows_of(region: Region, config: Config) -> Iterator[Cells]:
 
 
 def _at_most(patches: int, cells: Cells) -> Iterator[Cells]:
-    """Parts of no more than ``patches``: where they overlap they take more memory than the window behind them."""
+    """Yields parts of at most ``patches``: patches that overlap take more memory than the window they are cut from."""
     if cells.count <= patches:
         yield cells
     else:
@@ -96,12 +96,12 @@ def _at_most(patches: int, cells: Cells) -> Iterator[Cells]:
 
 
 def region_size(image: ImageInfo) -> tuple[int, int]:
-    """Rows and columns of the regions of an image, but of those at its border."""
+    """Returns the rows and columns of the regions of an image, except those at its border."""
     return _tile(image, REGION_PIXELS)
 
 
 def _tile(image: ImageInfo, pixels: int) -> tuple[int, int]:
-    """About ``pixels``, square where the blocks allow, in whole blocks."""
+    """Returns rows and columns of about ``pixels``, square where the blocks allow, in whole blocks."""
     side = pixels // max(int(pixels**0.5), min(image.block_height, image.height))
     width = min(image.width, max(1, side // image.block_width) * image.block_width)
     height = max(1, pixels // width // image.block_height) * image.block_height
@@ -115,6 +115,6 @@ def _areas(height: int, width: int, tile: tuple[int, int]) -> Iterator[Box]:
 
 
 def pixel_bytes(wanted: Input) -> int:
-    """Bytes of one pixel with all its channels, and of its companion rasters."""
+    """Returns the bytes of one pixel with all its channels, including those of the companion rasters."""
     forms: list[Input | Raster] = [wanted, *wanted.rasters.values()]
     return sum(form.channels * np.dtype(form.dtype).itemsize for form in forms)

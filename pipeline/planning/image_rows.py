@@ -1,4 +1,4 @@
-"""Images as rows of tables: what is known of each before anything is cut."""
+"""Images as rows of tables: the facts that are known of each before anything is cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pipeline.elements import ImageInfo, Rejected
 from pipeline.inputs.slices import slices_of
 from pipeline.planning.geometry import patches_of
 
-_READS = 16  # at a time; what takes the time is the way to the storage
 
 IMAGES_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("split", pa.string()), ("label", pa.string()), ("group", pa.string())]
@@ -30,7 +29,7 @@ IMAGES_SCHEMA = pa.schema(
 
 
 def images_table(found: Sequence[ImageInfo | Rejected], config: Config) -> pa.Table:
-    """The facts of images, in their order, as far as they are known before anything is cut."""
+    """Returns the facts of images, in their order, as far as they are known before anything is cut."""
     rows = [_image_row(one, config) if isinstance(one, ImageInfo) else _rejected_row(one) for one in found]
     return pa.Table.from_pylist(rows, IMAGES_SCHEMA)
 
@@ -47,12 +46,12 @@ def _rejected_row(rejected: Rejected) -> dict[str, Any]:
 
 
 def read_images(work: str, images: int) -> pa.Table:
-    """The facts of all images in the order of the listing, from what the slices of the listing left below ``work``.
+    """Reads the facts of all images, in the order of the listing, from the tables that its slices left below ``work``.
 
-    What an earlier attempt left there of a listing with another number of images has other names.
+    Tables of an earlier attempt at a listing with another number of slices have other names.
 
     Raises:
-        RuntimeError: if some are missing: an error of the program.
+        RuntimeError: if some are missing, which is an error of the program.
     """
     files = [storage.join(work, each.file("images")) for each in slices_of(images)]
     table = pa.concat_tables(storage.read_many(files, storage.read_table))

@@ -1,4 +1,4 @@
-"""What the images are: opens headers only, and rejects cheaply what cannot be used."""
+"""The inspection of images: it opens headers only, and rejects cheaply what cannot be used."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from pipeline.readers.rescaled import open_to_scale
 
 @dataclasses.dataclass
 class InspectImages(beam.PTransform):  # type: ignore[type-arg]
-    """Slices of a listing -> what there is to do in each split, ``(split, Totals)``.
+    """Slices of a listing -> the work in each split, ``(split, Totals)``.
 
-    Of each slice two tables are written into ``folder``: the facts of its images, for the accounts at the end, and its
-    regions, for the plan. Neither images nor regions travel: a local runner would hold all of them in memory.
+    For each slice two tables are written into ``folder``: the facts of its images, for the accounts at the end, and its
+    regions, for the plan. Images and regions are no elements of the pipeline: a local runner would hold them in memory.
 
     Args:
         config: the build.
         listing: URI of the listing.
         folder: where the tables go.
-        previous: knows headers that are not read again.
+        previous: version whose headers are not read again.
     """
 
     config: Config
@@ -69,7 +69,7 @@ class _Inspect(beam.DoFn):
 
 
 def inspect_images(images: Sequence[ImageRef | ImageInfo | Rejected], config: Config) -> Iterator[ImageInfo | Rejected]:
-    """What is known of the images already, and of the others what their headers say, some of them read at a time."""
+    """Yields the images that are known already, and for the others what their headers say, some read at a time."""
     refs = ((image, config) for image in images if isinstance(image, ImageRef))
     inspected = in_order(_info_or_rejected, refs, cores())
     return (next(inspected) if isinstance(image, ImageRef) else image for image in images)
@@ -84,7 +84,7 @@ def _info_or_rejected(ref: ImageRef, config: Config) -> ImageInfo | Rejected:
 
 
 def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
-    """Reads the header and gives the image its names and its split.
+    """Reads the header of an image, and gives the image its names and its split.
 
     Raises:
         Unreadable: if the image cannot be opened, is not what the configuration asks for, or has no patch.
@@ -107,7 +107,7 @@ def inspect_image(ref: ImageRef, config: Config) -> ImageInfo:
 
 
 def _facts(layout: Layout) -> str:
-    """What else the header says, as JSON; see :class:`pipeline.elements.ImageInfo`."""
+    """Returns the other facts of the header, as JSON; see :class:`pipeline.elements.ImageInfo`."""
     known = {name: getattr(layout, name) for name in ("levels", "mpp", "crs", "transform", "nodata", "step")}
     known = {name: value for name, value in known.items() if value}
     return json.dumps(known, sort_keys=True) if known else ""

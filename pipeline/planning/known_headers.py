@@ -1,7 +1,7 @@
-"""What the version before knows of the images: headers that need not be read again.
+"""Headers that the previous version knows, so that they need not be read again.
 
-Its listing and its table of images have one order, that of all listings, so that a slice of a listing is found there in
-one piece.
+The listing and the table of images of the previous version have the order of all listings, so that a slice of a listing
+is found there in one piece.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ _HEADER = ("height", "width", "block_height", "block_width", "facts")
 def known_headers(
     refs: Sequence[ImageRef], config: Config, previous: Previous
 ) -> Iterator[ImageRef | ImageInfo | Rejected]:
-    """The images of a slice of a listing, in its order: what their header says, or why they were rejected, where the
-    version before knows it; else what they are."""
+    """Yields what the previous version knows of the images of a slice of a listing, in its order.
+
+    This is what the header says, or why the image was rejected; images that are not known are yielded unchanged.
+    """
     known = _known(previous.folder, [ref.image_id for ref in refs]) if refs else {}
     for ref in refs:
         old, row = known.get(ref.image_id, (None, {}))
@@ -35,7 +37,7 @@ def known_headers(
 
 
 def _known(folder: str, ids: Sequence[str]) -> dict[str, tuple[ImageRef, dict[str, Any]]]:
-    """Those of the images that the version before has, each with its row of the table of images."""
+    """Returns the images that the previous version has, each with its row of the table of images."""
     inputs, images = (storage.join(folder, name) for name in ("inputs.parquet", "images.parquet"))
     rows, wanted = _between(inputs, ids[0], ids[-1]), set(ids)
     columns = ["image_id", "split", "reason", "message", *_HEADER]
@@ -49,9 +51,9 @@ def _known(folder: str, ids: Sequence[str]) -> dict[str, tuple[ImageRef, dict[st
 
 
 def _between(listing: str, first: str, last: str) -> tuple[int, int]:
-    """The rows of a listing whose ids are neither before ``first`` nor after ``last``: from the one to the other."""
+    """Returns the first row and the end of the rows whose ids are neither before ``first`` nor after ``last``."""
     before, end = 0, 0
-    sortable = lambda image_id: image_id.replace("/", "\0")  # as the parts of the ids sort
+    sortable = lambda image_id: image_id.replace("/", "\0")  # sorts like the parts of the ids
     with storage.open_read(listing) as file:
         for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=["image_id"]):
             ids = pc.replace_substring(batch["image_id"], "/", "\0")
@@ -63,7 +65,7 @@ def _between(listing: str, first: str, last: str) -> tuple[int, int]:
 
 
 def _said(ref: ImageRef) -> tuple[str, ...]:
-    """What decides what the header says, and whether the image is taken."""
+    """Returns the values that decide what the header says and whether the image is accepted."""
     return (ref.fingerprint, *(text for text in (ref.points, ref.polygons) if is_json(text)))
 
 

@@ -1,7 +1,7 @@
-"""How many shards there are, and in which of them a region lies.
+"""The number of shards, and the shard of each region.
 
-The shard is the low bits of a digest and the number of shards a power of two: shards come out alike in size, new images
-do not move the regions of others, and when the number doubles, shard k and shard k + n hold together what shard k held.
+The shard is the low bits of a digest, and the number n of shards is a power of two: shards are of similar size, new
+images do not move the regions of others, and when n doubles, shards k and k + n together hold what shard k held.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from pipeline.config import Config
 from pipeline.elements import Region, digest
 from pipeline.planning.geometry import pixel_bytes, region_size
 
-# Bytes per byte of pixels, roughly, of photographs and slides; decides the number of shards and nothing else.
+# Approximate bytes per byte of pixels for photographs and slides; decides only the number of shards.
 _ENCODED = {"png": 0.5, "jpeg": 0.12, "raw": 1.0}
 
 _RECORD_OVERHEAD = 300
 
 
 def patch_bytes(config: Config) -> int:
-    """Estimated bytes of a record."""
+    """Returns the estimated bytes of a record."""
     height, width = config.patch.size
     pixels = height * width * (1 + len(config.patch.scales))
     return int(pixels * pixel_bytes(config.input) * _ENCODED[config.output.encoding]) + _RECORD_OVERHEAD
 
 
 def shard_count(patches: int, patch_bytes: int, shard_bytes: int) -> int:
-    """The smallest power of two of shards whose estimated size stays within ``shard_bytes``.
+    """Returns the smallest number of shards, a power of two, whose estimated size stays within ``shard_bytes``.
 
     >>> [shard_count(patches, patch_bytes=98_604, shard_bytes=10_000_000) for patches in (0, 100, 102, 205)]
     [1, 1, 2, 4]
@@ -34,10 +34,10 @@ def shard_count(patches: int, patch_bytes: int, shard_bytes: int) -> int:
 
 
 def shard_of(region: Region, shards: int, seed: int) -> int:
-    """The shard of a region: the low bits of the digest of its image, counted on by one from region to region.
+    """Returns the shard of a region: the low bits of the sum of its image's digest and its number in the image.
 
-    So one large image goes over the shards like cards; with a digest for each region the largest of 256 shards would
-    have nearly three times what is its due of 1,200 regions.
+    So one large image is dealt over the shards like cards; with a digest for each region the largest of 256 shards
+    would have nearly three times its share of 1,200 regions.
     """
     image, (height, width) = region.image, region_size(region.image)
     number = region.row // height * -(-image.width // width) + region.col // width
@@ -45,16 +45,17 @@ def shard_of(region: Region, shards: int, seed: int) -> int:
 
 
 def place_of_region(region: Region, seed: int) -> int:
-    """A number of 32 bits by which the regions of a shard follow each other, whatever the number of shards.
+    """Returns a 32-bit number that orders the regions of a shard, whatever the number of shards.
 
-    It is the number of the region's shard among 2 ** 32, with its bits turned around: the low bits, which decide the
-    shard, come first.
+    It is the number of the region's shard among 2 ** 32 with its bits reversed: the low bits, which decide the shard,
+    come first.
     """
     return bits_turned(shard_of(region, 1 << 32, seed))
 
 
 def bits_turned(number: int) -> int:
-    """
+    """Returns a 32-bit number with its bits reversed.
+
     >>> hex(bits_turned(0x3)), hex(bits_turned(0x80000000))
     ('0xc0000000', '0x1')
     """

@@ -16,13 +16,12 @@ from pipeline.elements import ImageInfo, Region, ShardPlan
 from pipeline.planning.geometry import cells_of, regions_of, windows_of
 from pipeline.planning.placement import bits_turned, place_of_region
 
-# Tables of regions: rows that are read together; regions, and characters of their texts, that are gathered in one
-# table; tables read at a time.
+# Rows of a table of regions that are read together.
 ROWS = 1 << 12
 
 _AREA = ("area_row", "area_col", "area_height", "area_width")
 
-# What a manifest gives of an image may be long, and stands once in a table, however many regions the image has.
+# Texts from an input manifest may be long; each is once in a table, however many regions the image has.
 TEXTS = ("points", "polygons", "meta")
 
 _KINDS = {int: pa.int64(), str: pa.string()}
@@ -37,12 +36,12 @@ REGIONS_SCHEMA = pa.schema(
 
 
 class Totals(NamedTuple):
-    """Of one split: what there is to do.
+    """The work in one split.
 
     Attributes:
         images, regions, windows, patches: their numbers.
-        whole_pixels: of the largest image that can only be decoded whole.
-        text: characters of points, polygons and further columns, of every region those of its image.
+        whole_pixels: pixels of the largest image that can only be decoded whole.
+        text: characters of points, polygons and metadata columns, counted for every region of an image.
     """
 
     images: int = 0
@@ -64,13 +63,13 @@ class Totals(NamedTuple):
 
 
 def regions_table(infos: Iterable[ImageInfo], config: Config) -> tuple[pa.Table, dict[str, Totals]]:
-    """The regions of images as a table, sorted by their splits and places, and what there is to do in each split."""
+    """Returns the regions of images as a table, sorted by their splits and places, and the work in each split."""
     totals: dict[str, Totals] = collections.defaultdict(Totals)
     images: list[ImageInfo] = []
-    rows = array.array("q")  # the number of the image, and the columns that are of the region
+    rows = array.array("q")  # the number of the image, and the columns of the region
     for info in infos:
-        for region in regions_of(info, config):
-            measured = _measure(region, config)
+        for number, region in enumerate(regions_of(info, config)):
+            measured = _measure(region, config)._replace(images=int(number == 0))
             totals[info.split] += measured
             rows.extend((len(images), *region.area, measured.patches, place_of_region(region, config.seed)))
         images.append(info)
@@ -90,36 +89,35 @@ def regions_table(infos: Iterable[ImageInfo], config: Config) -> tuple[pa.Table,
     return pa.table(columns, schema=REGIONS_SCHEMA), totals
 
 
-def read_regions(uri: str, split: str, number: int, of: int) -> pa.Table:
-    """What a table of regions has for shard ``number`` of ``of``, in one piece of the file."""
+def read_regions(uri: str, split: str, number: int, count: int) -> pa.Table:
+    """Reads the rows for shard ``number`` of ``count`` from a table of regions; they are one piece of the file."""
     first = bits_turned(number)
-    places = [("place", ">=", first), ("place", "<", first + (1 << 32) // of)]
+    places = [("place", ">=", first), ("place", "<", first + (1 << 32) // count)]
     return storage.read_table(uri, [("split", "=", split), *places])
 
 
 def _measure(region: Region, config: Config) -> Totals:
     records = cells_of(region, config).count * config.records_per_patch(region.image.split)
-    first = region.row == region.col == 0  # every image has a region there
     whole = region.image.height * region.image.width if region.image.is_whole else 0
     text = sum(len(getattr(region.image, name)) for name in TEXTS)
-    return Totals(int(first), 1, sum(1 for _ in windows_of(region, config)), records, whole, text)
+    return Totals(0, 1, sum(1 for _ in windows_of(region, config)), records, whole, text)
 
 
 def read_shard(name: str, uri: str) -> ShardPlan:
-    """The plan of a shard, from the table that :class:`PlanShards` put its regions into."""
-    split, number, _, of = name.split("-")
-    table = read_regions(uri, split, int(number), int(of))
+    """Reads the plan of a shard from the table that :class:`PlanShards` put its regions into."""
+    split, number, _, count = name.split("-")
+    table = read_regions(uri, split, int(number), int(count))
     columns = table.drop_columns(list(TEXTS)).to_pydict() | {name: _texts(table[name]) for name in TEXTS}
     images: dict[tuple[Any, ...], ImageInfo] = {}
     regions = [
         Region(images.setdefault(image, ImageInfo(*image)), *area)
         for image, area in zip(zip(*(columns[name] for name in ImageInfo._fields)), zip(*(columns[n] for n in _AREA)))
     ]
-    return ShardPlan(split, int(number), int(of), tuple(sorted(regions)))
+    return ShardPlan(split, int(number), int(count), tuple(sorted(regions)))
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:
-    """The values of a column with dictionaries; equal ones are one string."""
+    """Returns the values of a dictionary-encoded column; equal values share one string."""
     values = []
     for chunk in column.chunks:
         numbers = chunk.indices.to_pylist()

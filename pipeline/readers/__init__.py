@@ -1,8 +1,8 @@
-"""Open an image by what it is, not by what it is called.
+"""Opening images by their content, not by their name.
 
-A reader answers two questions: ``layout``, from the header alone, and ``read(box)``, the pixels of a window. Each file
-of this package is one reader; :func:`open_image` picks it by the first bytes of the file. Other packages add readers
-by an entry point, see docs/formats.md.
+A reader offers ``layout``, which comes from the header alone, and ``read(box)``, the pixels of a window. Each file of
+``pipeline.readers.formats`` is one reader; :func:`open_image` picks it by the first bytes of the image. Other packages
+add readers by an entry point, see docs/formats.md.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ from pipeline import storage
 from pipeline.errors import Reason, StorageError, Unreadable
 from transforms.grid import Box
 
-# An image without random access is decoded whole: up to this many bytes of pixels.
+# An image without random access is decoded whole, up to this many bytes of pixels.
 MAX_WHOLE_BYTES = 1 << 29
 
 
 class Layout(NamedTuple):
-    """What the header of an image says about its pixels at one level, after its orientation was applied.
+    """The facts about the pixels of one level in the header of an image, after its orientation was applied.
 
     Attributes:
         block_height, block_width: pixels that decode together; height and width where there is no random access.
-        dtype: of NumPy, such as ``uint8`` or ``int16``.
-        colour: what the first channels are: ``gray``, ``rgb``, ``cmyk`` or ``lab``; empty where the file does not say.
-            Further channels are alpha, or of a meaning of their own.
-        bits: of a value of an integer type that are in use; 0 for all of them.
-        levels: height and width of every pyramid level, the full resolution first; empty where there is one only.
+        dtype: NumPy name, such as ``uint8`` or ``int16``.
+        colour: meaning of the first channels: ``gray``, ``rgb``, ``cmyk`` or ``lab``; empty where the file does not
+            say. Later channels are alpha or have a meaning of their own.
+        bits: number of bits in use of an integer type; 0 for all of them.
+        levels: height and width of every pyramid level, the full resolution first; empty where there is only one.
         mpp: micrometres per pixel, down and across; None where the file does not say.
         crs: coordinate system of ``transform``: ``EPSG:<code>``, or the text that the file has for it; may be empty.
         transform: (a, b, c, d, e, f) with x = a * col + b * row + c and y = d * col + e * row + f, for the upper left
             corner of a pixel; None where the file does not say.
         nodata: the value of pixels without data, as text, so that NaN equals itself; may be empty.
-        step: pixels of full resolution from one pixel to the next, down and across; None where this follows from
-            ``levels``.
+        step: distance between pixels in pixels of full resolution, down and across; None where ``levels`` tell it.
     """
 
     height: int
@@ -64,16 +63,16 @@ class Layout(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the image can only be decoded whole."""
+        """True if the image can only be decoded whole."""
         return (self.block_height, self.block_width) == (self.height, self.width)
 
 
 class ImageFile:
-    """An open file that counts what is read of it, and tells a failing storage from a broken file.
+    """An open file that counts the bytes read, and tells a failing storage from a broken file.
 
     Attributes:
-        uri: where it is, for what lies beside it.
-        bytes_read: so far.
+        uri: address of the file, also for files next to it.
+        bytes_read: bytes read so far.
     """
 
     def __init__(self, file: BinaryIO, uri: str = ""):
@@ -97,7 +96,7 @@ class ImageFile:
         """See ``io.BufferedIOBase``.
 
         Raises:
-            ValueError: for a place that no file has: such an offset comes from a broken file.
+            ValueError: for an impossible offset, which comes from a broken file.
             StorageError: for any other OSError.
         """
         try:
@@ -108,7 +107,7 @@ class ImageFile:
             raise StorageError(error.strerror or str(error)) from error
 
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Says which ``(offset, bytes)`` will be read soon; a file in a store fetches them together.
+        """Announces which ``(offset, bytes)`` will be read soon; a file in a store fetches them together.
 
         Raises:
             StorageError: if the storage does not deliver.
@@ -135,7 +134,7 @@ class ImageFile:
 
 @contextlib.contextmanager
 def unreadable(reason: Reason, what: str) -> Iterator[None]:
-    """Turns whatever a library raises of a file in the block into an :class:`Unreadable`.
+    """Turns every error that a library raises in the block into an :class:`Unreadable`.
 
     Raises:
         Unreadable: ``io_error`` for a failing storage, else ``reason`` with the message of the library after ``what``.
@@ -148,32 +147,32 @@ def unreadable(reason: Reason, what: str) -> Iterator[None]:
         raise Unreadable("io_error", f"cannot be read: {error}") from error
     except DecompressionBombError as error:
         raise Unreadable("too_large", f"{what}: {error}") from error
-    except Exception as error:  # each library raises kinds of its own, and a file that lies can raise any
+    except Exception as error:  # each library has its own errors, and a broken file can raise any
         raise Unreadable(reason, f"{what}: {error}") from error
 
 
 class Reader(Protocol):
-    """An open image. ``read`` may be called by several threads at a time."""
+    """An open image; several threads may call ``read`` at the same time."""
 
     layout: Layout
     file: ImageFile
 
     def read(self, box: Box) -> np.ndarray:
-        """The pixels of ``box``, which lies inside the image: ``[height, width, channels]`` of ``layout.dtype``.
+        """Reads the pixels of ``box``, inside the image: ``[height, width, channels]`` of ``layout.dtype``.
 
         Raises:
             Unreadable: ``corrupt_data`` or ``io_error``; other boxes may still be readable.
-            ValueError: for a box that does not lie inside, see :func:`check_inside`.
+            ValueError: for a box that does not lie inside the image, see :func:`check_inside`.
         """
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Closes the file."""
 
 
-# What the first bytes look like -> module of the reader, which has open_reader(file, level, page) -> Reader.
+# Pattern of the first bytes -> module of the reader, which has open_reader(file, level, page) -> Reader.
 HEAD_BYTES = 512
 _FORMATS = {
-    re.compile(rb".{128}DICM", re.DOTALL): "dicom",  # before TIFF, whose first bytes a DICOM may have, too
+    re.compile(rb".{128}DICM", re.DOTALL): "dicom",  # before TIFF, because a DICOM may begin like one
     re.compile(rb"\xff\xd8\xff"): "jpeg",
     re.compile(rb"\x89PNG\r\n\x1a\n"): "png",
     re.compile(rb"II[*+]\0|MM\0[*+]"): "tiff",
@@ -183,7 +182,7 @@ _FORMATS = {
     re.compile(rb"P[1-7]\s|P[fF]\s"): "pnm",
     re.compile(rb".{344}n[i+]1\0|.{4}n\+2\0|\x1f\x8b", re.DOTALL): "nifti",
 }
-# What the name has to say: files that begin as another format, or a file that stands for its folder.
+# Formats known by name: files that begin like another format, or a file that stands for its folder.
 _NAMES = {
     re.compile(r".*\.(mrxs|ndpi|vms|vmu|scn|bif|svslide|czi)", re.DOTALL | re.IGNORECASE): "openslide",
     re.compile(r".*/(zarr\.json|\.zattrs|\.zarray)", re.DOTALL): "zarr",
@@ -197,11 +196,11 @@ def open_image(
     """Opens an image.
 
     Args:
-        uri: where it is.
-        level: of its pyramid; 0 is full resolution.
-        page: which image of a file that holds several, counted from 0; None for the only one, or the first one where
-            a format calls it the still of an animation.
-        open_file: used instead of ``storage.open_read``.
+        uri: address of the image.
+        level: pyramid level; 0 is full resolution.
+        page: number of the image in a file that holds several, from 0; None for the only one, or for the first one
+            where a format calls it the still of an animation.
+        open_file: replaces ``storage.open_read``.
 
     Raises:
         Unreadable: with the reason.
@@ -220,7 +219,7 @@ def open_image(
 
 
 def check_single(kind: str, level: int, page: int | None) -> None:
-    """For formats with one image of one level.
+    """Refuses other levels and pages for formats with one image of one level.
 
     Raises:
         Unreadable: ``no_such_level`` or ``no_such_page``.
@@ -232,10 +231,10 @@ def check_single(kind: str, level: int, page: int | None) -> None:
 
 
 def check_inside(box: Box, layout: Layout) -> None:
-    """Refuses a box that does not lie inside an image: it is an error of whoever asks, not of the file.
+    """Refuses a box that does not lie inside an image, which is an error of the caller, not of the file.
 
     Raises:
-        ValueError: naming both.
+        ValueError: with the box and the size of the image.
     """
     rows, cols = range(layout.height + 1), range(layout.width + 1)
     if (
@@ -247,11 +246,11 @@ def check_inside(box: Box, layout: Layout) -> None:
 
 
 def extra(module: str, name: str) -> Any:
-    """A library that only some installations have.
+    """Imports a library that only some installations have.
 
     Args:
-        module: what to import.
-        name: of the extra that brings it.
+        module: name of the module.
+        name: name of the extra that installs it.
 
     Raises:
         Unreadable: ``missing_extra``, with the command that installs it.
@@ -263,12 +262,12 @@ def extra(module: str, name: str) -> Any:
 
 
 def check_plausible(pixels: int, file: int) -> None:
-    """For values that are not compressed: refuses a file whose header asks for a thousand times of what it has.
+    """Refuses an uncompressed file whose header announces over a thousand times the bytes of the file.
 
-    A download that stopped has at least a part of the image; a header that lies would give millions of bad windows.
+    An interrupted download still holds a part of the image, but a wrong header would give millions of bad windows.
 
     Args:
-        pixels: bytes that they take.
+        pixels: bytes of the pixels according to the header.
         file: bytes of the file.
 
     Raises:
@@ -296,6 +295,6 @@ def _reader_module(file: ImageFile) -> ModuleType:
 
 @functools.cache
 def _plug_ins() -> tuple[ModuleType, ...]:
-    """Readers of other packages, by name; they are asked before ours, so that they can replace one."""
+    """Loads the readers of other packages, by name; they come before our own, so that they can replace one."""
     found = importlib.metadata.entry_points(group="patchbeam.readers")
     return tuple(point.load() for point in sorted(found, key=lambda point: point.name))

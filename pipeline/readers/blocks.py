@@ -1,4 +1,4 @@
-"""Windows of images that are stored in blocks, tiles or strips: only the blocks that a window needs are decoded."""
+"""Reading windows of images stored in tiles or strips: only the blocks that a window needs are decoded."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 from pipeline.readers import ImageFile, Layout, check_inside, orientation, unreadable
 from transforms.grid import Box
 
-# (row, column) of a block among the blocks -> its pixels ``[height, width, channels of the plane]``, or one number for
-# a block that the file leaves out.
+# (row, column) of a block in the grid of blocks -> its pixels ``[height, width, channels of the plane]``, or one number
+# for a block that the file leaves out.
 Decode = Callable[[int, int], "np.ndarray | float"]
 Places = Callable[[int, int], list[tuple[int, int]]]
 
 
 class BlockReader:
-    """Puts windows together from blocks.
+    """Assembles windows from blocks.
 
     Args:
         file: the open image.
-        layout: as shown, with its orientation applied.
-        planes: how to decode a block of each plane; all planes have the same number of channels, one after the other.
+        layout: the layout with the orientation applied.
+        planes: one function per plane that decodes a block; each plane holds the next channels, equally many in all.
         turned: the orientation of the stored pixels.
-        places: (row, column) of a block -> ``(offset, bytes)`` of it in the file, for each plane; a file in a store
+        places: (row, column) of a block -> its ``(offset, bytes)`` in the file, for each plane; a file in a store
             fetches them together.
     """
 
@@ -41,7 +41,7 @@ class BlockReader:
         return orientation.shown(self.read_stored(stored), self._turned)
 
     def read_stored(self, box: Box) -> np.ndarray:
-        """The pixels of a box in the orientation of the file."""
+        """Reads the pixels of a box in the orientation of the file."""
         with unreadable("corrupt_data", "does not decode"):
             return self._read_blocks(box)
 
@@ -71,6 +71,6 @@ class BlockReader:
 
 
 def _overlap(start: int, length: int, limit: int) -> tuple[slice, slice]:
-    """Where ``start .. start + length`` overlaps ``0 .. limit``: counted from 0, and counted from ``start``."""
+    """Returns the overlap of ``start .. start + length`` and ``0 .. limit``, counted from 0 and from ``start``."""
     first, end = max(0, start), min(start + length, limit)
     return slice(first, end), slice(first - start, end - start)

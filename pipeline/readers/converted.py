@@ -1,6 +1,6 @@
-"""Images as the configuration asks for them: a level and a page, some bands, another colour, another type.
+"""Images in the form that the configuration asks for: level and page, bands, colour and type.
 
-What is not asked for is not done: an image comes as it is in the file.
+Without such wishes, an image stays as it is in the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PIXELS_AT_A_TIME = 1 << 20
 
 
 class Choice(NamedTuple):
-    """What is taken of an image; the fields are the keys of ``input`` of the same names."""
+    """The part and form of an image to read; the fields are the keys of ``input`` of the same names."""
 
     level: int = 0
     page: int | None = None
@@ -33,15 +33,15 @@ class Choice(NamedTuple):
 
     @classmethod
     def of(cls, config: Input) -> Choice:
-        """That of a configuration."""
+        """Takes the choice from a configuration."""
         return cls(*(getattr(config, name) for name in cls._fields))
 
 
 def open_as(uri: str, choice: Choice, open_file: Callable[[str], BinaryIO] | None = None) -> Reader:
-    """Opens an image as it is asked for; its type stays another one where ``depth`` does not lead to ``dtype``.
+    """Opens an image and converts it as chosen; its type stays as it is where ``depth`` does not lead to ``dtype``.
 
     Raises:
-        Unreadable: as :func:`pipeline.readers.open_image`, ``no_such_band``, or ``unsupported_mode`` for colours that
+        Unreadable: as in :func:`pipeline.readers.open_image`; ``no_such_band``; ``unsupported_mode`` for colours that
             cannot be converted.
     """
     reader = open_image(uri, choice.level, choice.page, open_file)
@@ -54,7 +54,7 @@ def open_as(uri: str, choice: Choice, open_file: Callable[[str], BinaryIO] | Non
 
 
 class _Converted:
-    """Reads, and converts what was read."""
+    """A reader that converts the pixels it reads."""
 
     def __init__(self, reader: Reader, layout: Layout, choice: Choice):
         self._reader, self._choice = reader, choice
@@ -80,7 +80,7 @@ class _Converted:
             return pixels
         if self._choice.depth == "scale":
             return arithmetic.scaled(pixels, _limit(stored), self.layout.dtype)
-        return arithmetic.clipped(pixels, self.layout.dtype)  # of widen, too, which has nothing to clip
+        return arithmetic.clipped(pixels, self.layout.dtype)  # also for widen, where nothing is clipped
 
     def close(self) -> None:
         """See :class:`pipeline.readers.Reader`."""
@@ -88,7 +88,7 @@ class _Converted:
 
 
 def _converted(layout: Layout, choice: Choice) -> Layout:
-    """The layout after the conversion, or the reason why there is none."""
+    """Returns the layout after the conversion, or raises the reason why there is none."""
     missing = [band for band in choice.bands if band > layout.channels]
     if missing:
         raise Unreadable("no_such_band", f"has {layout.channels} bands, asked for band {missing[0]}; the first is 1")
@@ -108,7 +108,7 @@ def _converted(layout: Layout, choice: Choice) -> Layout:
 
 
 def _leads_to(layout: Layout, choice: Choice) -> bool:
-    """Whether the policy makes the type of the file the one that is asked for."""
+    """Says whether ``depth`` allows to convert the type of the file to the chosen one."""
     if choice.depth == "widen":
         return arithmetic.holds(choice.dtype, layout.dtype)
     if choice.depth == "scale":
@@ -117,11 +117,11 @@ def _leads_to(layout: Layout, choice: Choice) -> bool:
 
 
 def _colour(layout: Layout, bands: tuple[int, ...]) -> str:
-    """Bands that were chosen are taken for what their number suggests."""
+    """Returns the colour of the file, or the one that the number of chosen bands suggests."""
     return {1: "gray", 3: "rgb"}.get(len(bands), "") if bands else layout.colour
 
 
 def _limit(layout: Layout) -> int:
-    """The largest value of an unsigned type, in the bits that are in use."""
+    """Returns the largest value of an unsigned type, given the bits in use; 0 for other types."""
     kind = np.dtype(layout.dtype)
     return (1 << (layout.bits or 8 * kind.itemsize)) - 1 if kind.kind == "u" else 0

@@ -1,7 +1,7 @@
-"""The process in which images are decoded; see pipeline/readers/isolated.py, which talks to it.
+"""The process in which images are decoded; pipeline/readers/isolated.py talks to it.
 
-It has no credentials and opens no file by itself, except those of formats whose libraries want a path. A crash, an
-endless loop and a flood of memory end here: the kernel ends the process when its processor time is over, and refuses
+It has no credentials and opens no files itself, except for formats whose libraries need a path. Crashes, endless loops
+and excessive memory stay confined here: the kernel ends the process when its processor time is used up, and refuses
 memory beyond a limit.
 """
 
@@ -31,7 +31,7 @@ from pipeline.readers.converted import Choice, open_as
 from pipeline.readers.isolated import KEPT_MEMORY
 from transforms.grid import Box
 
-# What most images need is imported once, in the fork server.
+# The fork server imports once what most images need.
 _COMMON = (
     "pipeline.readers.formats.jpeg",
     "pipeline.readers.formats.png",
@@ -39,16 +39,16 @@ _COMMON = (
     "simplejpeg",
 )
 _OPEN_IMAGES = 8
-# Above what the libraries take. An image that may be decoded whole needs several times its pixels within some codecs.
+# In addition to the libraries. Some codecs need several times the pixels of an image that is decoded whole.
 _MAX_MEMORY = 4 << 30
-# Reads of headers are small and many; windows are larger than this, and read as they are.
+# Headers take many small reads; windows are larger than this buffer and bypass it.
 _BUFFER = 1 << 14
 _PR_SET_PDEATHSIG = 1
 
 
 def fork_server(fd: int) -> None:
     """Forks decoders and waits for them until the other end of the socket closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that we serve decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that uses the decoders handles interrupts
     for name in _COMMON:
         importlib.import_module(name)
     control = Connection(fd)
@@ -72,13 +72,13 @@ def fork_server(fd: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Has the kernel end this process when the fork server ends, even in the middle of a loop."""
+    """Makes the kernel end this process with the fork server, even in an endless loop; also silences and limits it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
-    os.dup2(silent, 2)  # what libraries print of broken files
+    os.dup2(silent, 2)  # libraries print warnings about broken files
     taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + _MAX_MEMORY, taken + _MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -100,7 +100,7 @@ def _decode_for_ever(connection: Connection) -> None:
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
             if answer[0] == "error" and number in readers:
-                _close(readers.pop(number))  # its library may be in any state now
+                _close(readers.pop(number))  # its library may be in any state after an error
             if memory is not None and len(memory) > KEPT_MEMORY:
                 memory = None
             connection.send_bytes(json.dumps(answer).encode())
@@ -131,14 +131,14 @@ def _answer(
         pixels = reader.read(box)
         out = np.frombuffer(memory, pixels.dtype, pixels.size)
         out.reshape(box.height, box.width, reader.layout.channels)[:] = pixels
-        if reader.layout.is_whole:  # kept by who asked
+        if reader.layout.is_whole:  # the other process keeps the pixels
             _close(readers.pop(number))
         return ["pixels"]
 
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """What an error of the process, and not of the file, means."""
+    """Tells running out of memory in the block from an error of the file."""
     try:
         with unreadable("corrupt_data", "cannot be read"):
             yield
@@ -154,7 +154,7 @@ def _close(reader: Reader) -> None:
 
 
 class _Buffered(io.BufferedReader):
-    """Passes on what will be read soon."""
+    """A buffered file that passes on ``prefetch``."""
 
     def prefetch(self, ranges: list[tuple[int, int]]) -> None:
         cast(_Served, self.raw).prefetch(ranges)

@@ -1,10 +1,10 @@
-"""Open images in other processes, where a decoder that crashes, loops for ever or wants all memory harms no one.
+"""Opening images in separate processes, where a codec that crashes, hangs or takes all memory harms nothing else.
 
-Every image is decoded in a *decoder*, a process that imports readers and nothing of Beam or TensorFlow. Decoders are
-forked, in milliseconds, from one *fork server* that has imported the libraries once, and kept for the next window. Each
-thread that reads has one of its own at the time. A decoder that dies or takes too long costs its window: the next one
-gets another decoder. Pixels come through shared memory; the bytes of the file are asked of this process, which alone
-talks to the storage.
+Every image is decoded in a *decoder*, a process that imports the readers but neither Beam nor TensorFlow. Decoders are
+forked in milliseconds from one *fork server*, which has imported the libraries once, and are kept for the next window.
+Each reading thread uses one decoder at a time. A decoder that dies or takes too long costs its window only: the next
+window gets another decoder. Pixels come through shared memory. Decoders ask this process for the bytes of the file,
+because it alone talks to the storage.
 
 The other end is pipeline/readers/decoder.py.
 """
@@ -36,21 +36,21 @@ from pipeline.readers import ImageFile, Layout, Reader, check_inside
 from pipeline.readers.converted import Choice
 from transforms.grid import Box
 
-# Processor time is limited by the decoder itself; this is for one that waits for ever without taking any.
+# The decoder limits its own processor time; this limit is for one that waits without using any.
 _WALL_PER_CPU = 5
-_DIES_S = 5.0  # from closing its sockets to its end
-# Shared memory for more than some windows, such as for a large photograph, is not kept.
+_DIES_S = 5.0  # how long a fork server may take to end after its sockets closed
+# More shared memory than this, such as for a large photograph, is not kept.
 KEPT_MEMORY = 1 << 26
 _START = "from pipeline.readers.decoder import fork_server; fork_server({fd})"
 
 
 def open_isolated(uri: str, choice: Choice, max_seconds: float) -> Reader:
-    """:func:`pipeline.readers.converted.open_as`, in a decoder.
+    """Opens an image like :func:`pipeline.readers.converted.open_as`, but in a decoder.
 
     Args:
-        uri: where it is.
-        choice: what is taken of it.
-        max_seconds: processor time for the header and for each window.
+        uri: address of the image.
+        choice: the part and form of the image to read.
+        max_seconds: limit of processor time for the header and for each window.
 
     Raises:
         Unreadable: with the reason; ``crashed`` and ``timeout`` come from here.
@@ -70,7 +70,7 @@ _numbers = itertools.count()
 
 
 class _IsolatedReader:
-    """An image that decoders read; one that can only be decoded whole is kept here, for all windows."""
+    """An image that decoders read; the pixels of an image that can only be decoded whole are kept here."""
 
     def __init__(self, file: ImageFile, choice: Choice, max_seconds: float):
         self.file = file
@@ -101,14 +101,14 @@ class _IsolatedReader:
         return found
 
     def _ask(self, box: Box | None, take: Callable[[mmap.mmap], np.ndarray] | None = None, size: int = 0) -> Any:
-        """The layout, or what ``take`` makes of the memory with the pixels of a box."""
+        """Asks a decoder for the layout, or for the pixels of a box, which ``take`` copies from its memory."""
         decoder = _take(self._image[0])
         try:
             kind, *values = decoder.ask([*self._image, box, self._max_seconds], size, self._serve)
             taken = take(decoder.memory) if kind == "pixels" and take else values
         except (EOFError, OSError):
             raise decoder.dead() from None
-        except BaseException:  # such as an interrupt: nobody knows what the decoder sends next
+        except BaseException:  # such as an interrupt: what the decoder sends next is unknown
             decoder.kill()
             raise
         _give_back(decoder)
@@ -117,7 +117,7 @@ class _IsolatedReader:
         return taken
 
     def _serve(self, what: str, *values: Any) -> bytes:
-        """``bytes`` of the file at an offset, or its length where their number is negative; nothing for ``prefetch``."""
+        """Serves ``bytes`` at an offset, or the length of the file for a negative size; nothing for ``prefetch``."""
         with self._lock:  # the file has one position
             if what == "prefetch":
                 self.file.prefetch(map(tuple, values[0]))
@@ -130,18 +130,18 @@ class _IsolatedReader:
 
 
 class _Decoder:
-    """This end of one decoder."""
+    """The connection to one decoder."""
 
     def __init__(self, fork_server: _ForkServer):
         self._fork_server = fork_server
         self._socket, self.pid = fork_server.fork()
-        self.images: list[int] = []  # that it has opened, the latest last
+        self.images: list[int] = []  # images that it has open, the latest last
         self._late = False
-        # Kept for the next window: pages that are new to a process cost more than copying what they hold.
+        # Kept for the next window, because fresh pages cost a process more than copying their content.
         self.memory = mmap.mmap(-1, 1)
 
     def ask(self, question: list[Any], size: int, serve: Callable[..., bytes]) -> list[Any]:
-        """Its answer, with pixels in ``memory``; what it wants of the file is served meanwhile."""
+        """Returns the answer of the decoder, with pixels in ``memory``; meanwhile serves it the bytes of the file."""
         self.images = [*[number for number in self.images if number != question[0]][-7:], question[0]]
         if fresh := size > len(self.memory):
             self.memory.close()
@@ -169,14 +169,14 @@ class _Decoder:
             self._socket.send_bytes(data)
 
     def kill(self) -> int:
-        """Ends it; its status, as of ``os.waitpid``."""
-        os.kill(self.pid, signal.SIGKILL)  # not yet waited for, so nobody else has the number
+        """Kills the decoder and returns its status, as ``os.waitpid`` does."""
+        os.kill(self.pid, signal.SIGKILL)  # not yet waited for, so no other process has the number
         self._socket.close()
         return self._fork_server.wait(self.pid)
 
     def dead(self) -> Unreadable:
-        """Why it does not answer."""
-        status = self.kill()  # what ended it before stays its status
+        """Returns the error that says why the decoder does not answer."""
+        status = self.kill()  # a decoder that had already ended keeps its status
         if not self._late and not os.WIFSIGNALED(status):
             return Unreadable("crashed", f"the decoder ended with exit code {os.waitstatus_to_exitcode(status)}")
         if not self._late and os.WTERMSIG(status) != signal.SIGPROF:
@@ -197,11 +197,11 @@ class _ForkServer:
         self._lock = threading.Lock()
 
     def fork(self) -> tuple[Connection, int]:
-        """A new decoder: the connection to it, and its process number.
+        """Forks a decoder and returns the connection to it and its process id.
 
         Raises:
-            Unreadable: ``missing_extra`` if the fork server does not start, what it printed about that stands on the
-                terminal; ``io_error``, which is tried again, if it was killed or this process can open no more files.
+            Unreadable: ``missing_extra`` if the fork server does not start, with its own message on the terminal;
+                ``io_error``, which is retried, if it was killed or this process can open no more files.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -212,7 +212,7 @@ class _ForkServer:
         except (EOFError, OSError) as error:
             try:
                 status = self.process.wait(_DIES_S)
-            except subprocess.TimeoutExpired:  # it lives
+            except subprocess.TimeoutExpired:  # the fork server is alive
                 raise Unreadable("io_error", f"no process to decode images can be started: {error}") from error
             if status < 0:
                 died = f"the process that decoders come from died of {signal.Signals(-status).name}"
@@ -222,14 +222,14 @@ class _ForkServer:
             ) from error
 
     def wait(self, pid: int) -> int:
-        """How a decoder ended that is dying, as of ``os.waitpid``."""
+        """Waits for a dying decoder and returns its status, as ``os.waitpid`` does."""
         with self._lock:
             self._socket.send_bytes(b"wait %d" % pid)
             return int(self._socket.recv_bytes())
 
 
 def _tuple(value: Any) -> Any:
-    """JSON has lists only; a layout has tuples."""
+    """Turns the lists of JSON into the tuples of a layout."""
     return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
@@ -239,7 +239,7 @@ _idle: list[_Decoder] = []
 
 
 def _take(image: int) -> _Decoder:
-    """An idle decoder, one that has the image open if there is one, or a new one."""
+    """Takes an idle decoder, if possible one that has the image open, or else starts a new one."""
     global _fork_server
     with _lock:
         for decoder in reversed(_idle):

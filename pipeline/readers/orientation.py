@@ -1,4 +1,4 @@
-"""The eight orientations of EXIF and TIFF (tag 274): how stored rows and columns become shown ones.
+"""The eight orientations of EXIF and TIFF (tag 274): how a viewer shows stored rows and columns.
 
 =========== =====================================
 orientation shown image, made from the stored one
@@ -27,12 +27,12 @@ _COLS_REVERSED = (2, 3, 6, 7)
 
 
 def valid(value: object) -> int:
-    """The orientation that a tag's value means; everything unknown means 1."""
+    """Returns the orientation that the value of a tag means; everything unknown means 1."""
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def shown(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """The shown pixels ``[H, W, ...]`` of stored ones, as a view."""
+    """Returns the shown pixels ``[H, W, ...]`` as a view of the stored ones."""
     if orientation in _TRANSPOSED:
         stored = stored.swapaxes(0, 1)
     rows = -1 if orientation in _ROWS_REVERSED else 1
@@ -41,12 +41,12 @@ def shown(stored: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def shown_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    """Height and width as shown of those stored; its own inverse."""
+    """Returns the shown height and width for the stored ones; the function is its own inverse."""
     return (width, height) if orientation in _TRANSPOSED else (height, width)
 
 
 def stored_box(box: Box, height: int, width: int, orientation: int) -> Box:
-    """Where the shown ``box`` lies in a stored image whose *shown* size is ``height``, ``width``.
+    """Returns the box in the stored image for a shown ``box``; ``height`` and ``width`` are the *shown* size.
 
     >>> stored_box(Box(0, 1, 2, 3), height=10, width=20, orientation=6)
     Box(row=16, col=0, height=3, width=2)

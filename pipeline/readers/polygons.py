@@ -1,4 +1,4 @@
-"""Polygons of an image as a raster of classes, drawn window by window."""
+"""Polygons of an image read as a raster of classes, drawn window by window."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from transforms.polygons import fill
 
 
 class PolygonReader:
-    """Pixels whose middle lies in a polygon have its value, all others 0; where two overlap the later one counts.
+    """A raster whose pixels have the value of the polygon that their middle lies in, else 0.
 
-    Holes are holes. With ``class_from`` the value is that of the class that it names, and polygons of other classes are
-    not drawn; without it, it is 1.
+    Where polygons overlap, the later one counts; holes stay empty. With ``class_from``, the value is that of the
+    class in that property, and polygons of other classes are not drawn; without it, the value is 1.
 
     Raises:
         Unreadable: ``bad_regions`` or ``io_error``.
@@ -52,7 +52,7 @@ class PolygonReader:
 
 
 def is_polygons(source: str) -> bool:
-    """Whether a file, or what a manifest says, holds polygons and not pixels."""
+    """Says whether a file, or a cell of the input manifest, holds polygons and not pixels."""
     return not source or is_json(source) or source.lower().endswith((".geojson", ".json"))
 
 
@@ -60,7 +60,7 @@ def is_polygons(source: str) -> bool:
 def _drawable(
     source: str, _: str, name: str, classes: tuple[tuple[str, float], ...], place: Affine
 ) -> tuple[list[list[np.ndarray]], list[float], np.ndarray]:
-    """Rings in pixels, values, and bounds ``[N, 4]``: the lowest x and y, the highest x and y."""
+    """Returns rings in pixels, values, and bounds ``[N, 4]``: the lowest x and y, the highest x and y."""
     values, rings = dict(classes), []
     found: list[float] = []
     try:

@@ -1,4 +1,4 @@
-"""The rasters that belong to an image, such as masks: where they are, and whether they fit."""
+"""Companion rasters of an image, such as masks: opens them and checks that they fit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pipeline.readers.rescaled import NearestReader
 def open_raster(image: ImageInfo, name: str, wanted: Raster, max_seconds: float) -> Reader:
     """Opens a companion raster of an image, with the height and width of the image.
 
-    Of a raster that has the size of another level of the image the nearest pixels are taken.
+    A raster with the size of another level of the image is resampled by nearest neighbour.
 
     Raises:
-        Unreadable: if it is not there, cannot be read, or is not what the configuration and the image ask for.
+        Unreadable: if the raster is missing, cannot be read, or does not fit the configuration and the image.
     """
     uri, size = raster_uri(image, wanted), (image.height, image.width)
     with naming_raster(name, image, wanted):
@@ -40,7 +40,7 @@ def open_raster(image: ImageInfo, name: str, wanted: Raster, max_seconds: float)
 
 @contextlib.contextmanager
 def naming_raster(name: str, image: ImageRef | ImageInfo, wanted: Raster) -> Iterator[None]:
-    """Says of errors in the block which raster they are of, without the place where it lies on this machine."""
+    """Adds the name of the raster to errors in the block, and hides the address of its file."""
     try:
         yield
     except Unreadable as error:

@@ -1,6 +1,6 @@
-"""Images at the size of pixel that is asked for: the nearest finer level, and from there by area.
+"""Images with pixels of the configured size, resampled by area from the nearest finer level.
 
-A level with pixels of just this size is read as it is.
+A level whose pixels have exactly this size is read as it is.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from transforms.affine import Affine
 from transforms.grid import Box, PadMode
 from transforms.taps import area_taps, scaled_length
 
-# Scanners of one kind differ by some per cent; a full resolution that is coarser by no more than this is taken as the
-# nearest level there is.
+# Scanners of one kind differ by some per cent, so a full resolution that is coarser by no more than this factor is
+# accepted as the nearest level.
 _COARSER = 1.1
 _EQUAL = 1e-6
 
 
 def open_to_scale(uri: str, wanted: Input) -> Reader:
-    """Opens an image as ``wanted``, with ``mpp`` or ``gsd`` to the scale.
+    """Opens an image as ``wanted``, rescaled if ``mpp`` or ``gsd`` is given.
 
     Raises:
-        Unreadable: as :func:`pipeline.readers.isolated.open_isolated`; ``no_resolution`` where the image does not say how
-            large its pixels are, ``no_such_level`` where they are larger than asked for.
+        Unreadable: as in :func:`pipeline.readers.isolated.open_isolated`; ``no_resolution`` where the image does not
+            say how large its pixels are; ``no_such_level`` where they are larger than ``wanted``.
     """
     choice = Choice.of(wanted)
     reader = open_isolated(uri, choice, wanted.max_seconds)
@@ -50,7 +50,7 @@ def open_to_scale(uri: str, wanted: Input) -> Reader:
 
 
 def _steps(layout: Layout, wanted: Input) -> tuple[float, float]:
-    """Pixels of full resolution that a pixel takes, down and across."""
+    """Returns the pixels of full resolution that a wanted pixel covers, down and across."""
     if wanted.mpp:
         size, found, unit = wanted.mpp, layout.mpp, "micrometres (input.mpp)"
     else:
@@ -65,11 +65,11 @@ def _steps(layout: Layout, wanted: Input) -> tuple[float, float]:
 
 
 def nearest_finer(sizes: Sequence[Sequence[int]], steps: tuple[float, float]) -> int:
-    """The coarsest level whose pixels are no larger than ``steps``, which are pixels of full resolution.
+    """Returns the coarsest level whose pixels are no larger than ``steps``, or 0 if there is none.
 
     Args:
         sizes: height and width of the levels, full resolution first.
-        steps: down and across.
+        steps: pixels of full resolution, down and across.
 
     >>> [nearest_finer([(4096, 4096), (1024, 1024), (256, 256)], (step, step)) for step in (1, 3.9, 4, 15, 100)]
     [0, 0, 1, 1, 2]
@@ -79,10 +79,10 @@ def nearest_finer(sizes: Sequence[Sequence[int]], steps: tuple[float, float]) ->
 
 
 class ScaledReader:
-    """An image in pixels of another size, see ``transforms.taps``.
+    """An image resampled to pixels of another size, see ``transforms.taps``.
 
     Attributes:
-        source, level: what is read.
+        source, level: the reader of the source, and its level.
     """
 
     def __init__(self, source: Reader, level: int, full: Layout, steps: tuple[float, float]):
@@ -110,7 +110,7 @@ class ScaledReader:
 
 
 class NearestReader:
-    """An image as another one of ``size`` sees it: of each of its pixels the value in the middle, nothing computed."""
+    """An image resampled to ``size`` by nearest neighbour: each pixel has the source value at its middle."""
 
     def __init__(self, reader: Reader, size: tuple[int, int]):
         self._reader, self.file = reader, reader.file
@@ -143,15 +143,15 @@ def read_by_area(
     pad: tuple[PadMode, PadMode] = ("edge", "edge"),
     pad_value: float = 0,
 ) -> np.ndarray:
-    """Pixels of ``factors`` times the size, ``[N, M, C]``.
+    """Reads pixels of ``factors`` times the size, ``[N, M, C]``, resampled by area.
 
     Args:
         reader: the image.
         positions: ``[N]`` and ``[M]``: rows and columns, counted in these pixels; need not be whole, nor inside.
-        factors: pixels of the image that one takes, down and across.
-        pad, pad_value: what lies outside of the image.
+        factors: pixels of the image that one of these pixels covers, down and across.
+        pad, pad_value: how pixels outside the image are filled.
     """
-    import tensorflow as tf  # which planning does without
+    import tensorflow as tf  # imported late, because planning does without
 
     from transforms.weigh import weigh
 
@@ -160,5 +160,5 @@ def read_by_area(
     pixels = reader.read(Box(row, col, height, width))
     if below or behind:
         pixels = np.pad(pixels, ((0, below), (0, behind), (0, 0)), constant_values=pad_value)
-    with tf.device("/CPU:0"):  # where products and sums are rounded one by one: the same bytes on every worker
+    with tf.device("/CPU:0"):  # the CPU rounds products and sums one by one, which gives every worker the same bytes
         return np.asarray(memoryview(weigh(pixels, rows, cols)))

@@ -1,7 +1,7 @@
-"""A picture of an image as a whole: some of its pixels, cheaply, for what has to be known before it is cut.
+"""A cheap sample of the pixels of an image, for decisions that need the image as a whole before it is cut.
 
-Of a pyramid a coarse level is taken, of an image that is decoded whole every n-th pixel, of any other one small squares
-on a regular lattice. The same image gives the same pixels on every worker.
+The sample of a pyramid is a coarse level, that of an image that is decoded whole is every n-th pixel, and that of any
+other image consists of small squares on a regular lattice. The same image gives the same pixels on every worker.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _LATTICE, _SQUARE = 8, 64
 
 
 def sample_pixels(reader: Reader, uri: str, wanted: Input) -> np.ndarray:
-    """About a million pixels at most of an open image: ``[N, C]``.
+    """Samples about a million pixels at most of an open image: ``[N, C]``.
 
     Args:
         reader: the image as ``wanted``.
-        uri: where it is, to look for coarser levels.
-        wanted: what is taken of it.
+        uri: address of the image, to open coarser levels.
+        wanted: the configuration of the input.
 
     Raises:
-        Unreadable: if none of the pixels that are looked at decodes.
+        Unreadable: if none of the sampled pixels can be decoded.
     """
     size = reader.layout[:2]
     if reader.layout.is_whole or size[0] * size[1] <= _MAX_LEVEL_PIXELS:

@@ -1,4 +1,4 @@
-"""The contract of a reader, as tests: every reader of ours passes it, and authors of plug-ins inherit it.
+"""The contract of a reader as tests: our own readers pass them, and authors of plug-ins inherit them.
 
 ::
 
@@ -26,21 +26,21 @@ from transforms.grid import Box
 
 
 class ReaderTests:
-    """What pytest runs of a subclass whose name begins with ``Test``.
+    """Tests that pytest runs for a subclass whose name begins with ``Test``.
 
-    A subclass gives :meth:`write` and, where ``open_image`` does not find the reader by itself, :meth:`open`. A format
-    whose files have an orientation gives :meth:`write_turned`, too.
+    A subclass defines :meth:`write` and, where ``open_image`` does not find the reader by itself, :meth:`open`. A
+    format whose files have an orientation also defines :meth:`write_turned`.
     """
 
     def write(self, folder: pathlib.Path) -> tuple[str, np.ndarray]:
-        """Writes a file; returns its path and its pixels ``[height, width, channels]``, known from elsewhere.
+        """Writes a file and returns its path and its pixels ``[height, width, channels]``, known without the reader.
 
-        Height and width should differ, and hold more than one block where the format has blocks.
+        Height and width should differ, and cover more than one block where the format has blocks.
         """
         raise NotImplementedError
 
     def write_turned(self, folder: pathlib.Path, turned: int) -> tuple[str, np.ndarray] | None:
-        """Writes a file with an orientation of EXIF, 1 to 8; returns its path and its pixels as stored."""
+        """Writes a file with an EXIF orientation, 1 to 8, and returns its path and its pixels as stored."""
         return None
 
     def open(self, path: str) -> Reader:
@@ -48,7 +48,7 @@ class ReaderTests:
         return open_image(path)
 
     def test_the_layout_is_that_of_the_pixels(self, tmp_path: pathlib.Path) -> None:
-        """The header alone says size, channels and type, and how large a block is."""
+        """The layout has the size, channels and type of the pixels, and blocks that fit into the image."""
         path, pixels = self.write(tmp_path)
         layout = self.open(path).layout
         assert (layout.height, layout.width, layout.channels) == pixels.shape
@@ -93,7 +93,7 @@ class ReaderTests:
             raise AssertionError(f"{box} of an image of {height} x {width} pixels was read")
 
     def test_the_orientation_is_applied(self, tmp_path: pathlib.Path) -> None:
-        """What is read is what a viewer shows, and so is the layout."""
+        """Pixels and layout are those that a viewer shows."""
         for turned in range(1, 9):
             if written := self.write_turned(tmp_path, turned):
                 path, stored = written
@@ -104,7 +104,7 @@ class ReaderTests:
                 np.testing.assert_array_equal(reader.read(whole), shown, err_msg=f"orientation {turned}")
 
     def test_it_closes(self, tmp_path: pathlib.Path) -> None:
-        """``close`` gives the file back."""
+        """``close`` closes the file."""
         path, _ = self.write(tmp_path)
         reader = self.open(path)
         reader.close()

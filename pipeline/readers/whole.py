@@ -1,4 +1,4 @@
-"""A reader for formats that can only be decoded whole: once, for all windows of the image."""
+"""A reader for formats that can only be decoded whole, once for all windows of the image."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transforms.grid import Box
 
 
 class WholeReader:
-    """Decodes at the first read and keeps the pixels until it is closed.
+    """Decodes the image at the first read and keeps the pixels until it is closed.
 
     Args:
         file: the open image.
         stored: height, width and channels as stored, from the header.
-        dtype: of the pixels.
-        decode: makes ``[height, width(, channels)]`` of the file's bytes.
+        dtype: dtype of the pixels.
+        decode: decodes the bytes of the file to ``[height, width(, channels)]``.
         colour, bits: see :class:`pipeline.readers.Layout`.
         turned: the orientation of the stored pixels.
     """
@@ -63,7 +63,7 @@ class WholeReader:
 
 
 def check_size(stored: tuple[int, ...], dtype: str) -> None:
-    """Refuses what would take more memory than an image that is decoded whole may take, before anything is allocated.
+    """Refuses an image whose pixels exceed the memory limit of whole images, before anything is allocated.
 
     Raises:
         Unreadable: ``too_large``.

@@ -1,1 +1,1 @@
-"""What runs a build: Beam's options, the local runner, Flink."""
+"""The runners of a build: Beam's options, the local runner, Flink."""

@@ -1,8 +1,8 @@
-"""A build on a Flink cluster: what Beam's FlinkRunner needs, and what a person who waits for it expects.
+"""A build on a Flink cluster: the options that Beam's FlinkRunner needs, and a runner that watches its jobs.
 
-Beam submits the pipeline inside a jar over Flink's REST interface. This runner asks every second, and not up to once a
-minute, whether the job has ended, bears a JobManager that does not answer for a while, can cancel the job, and says of
-a failed one why it failed.
+Beam submits the pipeline inside a jar over Flink's REST interface. This runner asks every second, rather than up to
+once a minute, whether the job has ended, tolerates a JobManager that does not answer for a while, can cancel the job,
+and says why a failed job failed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SILENCE_S = 120.0  # a JobManager that restarts needs some seconds
 
 
 def complete_options(options: PipelineOptions, given: set[str]) -> None:
-    """Fills in what a build on Flink needs and the options do not say.
+    """Fills in the options that a build on Flink needs and that were not given.
 
-    On a cluster: submission over REST, the version of Flink and the number of free slots as the cluster tells them, and
+    On a cluster: submission over REST, the version of Flink and the number of free slots that the cluster reports, and
     worker processes that the TaskManagers start. Without a master Beam starts a small Flink of its own on this machine.
 
     Args:
-        options: Beam's; changed in place.
-        given: names of the options that were given, and stay as they are.
+        options: Beam's options; changed in place.
+        given: names of the options that were given, which are not changed.
 
     Raises:
         ClusterError: if no cluster answers, or there is no Java for a Flink on this machine.
@@ -62,10 +62,10 @@ def complete_options(options: PipelineOptions, given: set[str]) -> None:
 
 
 def cluster_overview(master: str) -> dict[str, Any]:
-    """What the cluster at ``host:port`` says of itself: ``flink-version``, ``taskmanagers``, ``slots-available`` ...
+    """Returns what the cluster at ``host:port`` reports: ``flink-version``, ``taskmanagers``, ``slots-available`` ...
 
     Raises:
-        ClusterError: if nothing answers there, or something that is no Flink.
+        ClusterError: if nothing answers there, or something other than Flink.
     """
     url = flink_runner.FlinkRunner.add_http_scheme(master)
     try:
@@ -84,7 +84,7 @@ def cluster_overview(master: str) -> dict[str, Any]:
 
 
 def worker_command() -> str:
-    """The executable that starts a Python worker: that beside this Python, which the TaskManagers have to have, too."""
+    """Returns the executable that starts a Python worker: the one next to this Python; TaskManagers need it, too."""
     installed = os.path.join(os.path.dirname(sys.executable), WORKER)
     return installed if os.path.exists(installed) else WORKER
 
@@ -102,7 +102,7 @@ class FlinkRunner(flink_runner.FlinkRunner):
         if not flink.flink_submit_uber_jar or flink.flink_master in flink_runner.MAGIC_HOST_NAMES:
             return super().default_job_server(options)
         master = self.add_http_scheme(flink.flink_master)
-        flink.flink_master = "[auto]"  # what runs inside the cluster finds it by itself, as Beam has it
+        flink.flink_master = "[auto]"  # inside the cluster it is found automatically, as in Beam's runner
         return _JobServer(master, options)
 
 
@@ -114,7 +114,7 @@ class _JobServer(FlinkUberJarJobServer):
     def executable_jar(self) -> Any:
         try:
             return super().executable_jar()
-        except Exception as error:  # of the download, and for a path that does not exist
+        except Exception as error:  # the download failed, or a path does not exist
             raise ClusterError(
                 f"Beam options: Beam's Flink runner, a jar, cannot be had ({_short(error)}); make one with 'mvn -f "
                 "deploy/flink/pom.xml package', and name it behind two dashes: -- --flink_job_server_jar=PATH"
@@ -161,7 +161,7 @@ class _Job(FlinkBeamJob):
 
 
 def root_cause(trace: str | None) -> str:
-    """The line of a Java stack trace that says why: the error of the Python worker where there is one.
+    """Returns the line of a Java stack trace that says why: the error of the Python worker where there is one.
 
     >>> root_cause("org.apache.flink.X: failed\\n\\tat a.b\\nCaused by: java.io.IOException: Cannot run program")
     'java.io.IOException: Cannot run program'

@@ -1,4 +1,4 @@
-"""What the runners need: options that are checked, and a local runner on all cores."""
+"""The options of the runners: they are checked, and by default choose a local runner on all cores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LOCAL = ("direct", "fnapi")
 
 
 def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None) -> Any:
-    """Beam options; by default the local runner with a thread for every core.
+    """Parses Beam options; the default is the local runner with a thread for every core.
 
     Args:
         flags: from the command line.
         configured: from the configuration, ``{"region": "europe-west4", "experiments": ["a", "b"], "dry_run": True}``.
-            What both give is taken from the command line.
+            An option that both give is taken from the command line.
 
     Raises:
         ConfigError: for flags that Beam does not know, which Beam itself would drop with a warning.
@@ -50,14 +50,14 @@ def parse_options(flags: list[str], configured: Mapping[str, Any] | None = None)
         options.view_as(StandardOptions).runner = "FnApiRunner"
         direct = options.view_as(DirectOptions)
         if not any(flag.startswith("--direct_num_workers") for flag in flags) or not direct.direct_num_workers:
-            direct.direct_num_workers = cores()  # 0 means so, too
+            direct.direct_num_workers = cores()  # 0 means all cores, too
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             direct.direct_running_mode = "multi_threading" if direct.direct_num_workers != 1 else "in_memory"
     return options
 
 
 def complete_options(flags: Iterable[str], configured: Mapping[str, Any]) -> Any:
-    """Beam's options as a build needs them: checked, and for Flink completed by what the cluster says.
+    """Returns Beam's options as a build needs them: checked, and for Flink completed with what the cluster reports.
 
     Args:
         flags: from the command line.
@@ -77,7 +77,7 @@ def complete_options(flags: Iterable[str], configured: Mapping[str, Any]) -> Any
 
 
 def option_names(flags: Iterable[str]) -> set[str]:
-    """Names of the options that flags give: ``--region=here`` gives ``region``."""
+    """Returns the names of the options that flags give: ``--region=here`` gives ``region``."""
     return {flag.partition("=")[0].lstrip("-") for flag in flags}
 
 
@@ -93,10 +93,10 @@ def _as_flags(options: Mapping[str, Any], parser: argparse.ArgumentParser) -> It
 
 
 def _switched_off(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The flag that makes an option false; none where it is false anyway."""
+    """Yields the flag that makes an option false; none where it is false anyway."""
     actions = [action for action in parser._actions if action.dest == name]
     if not actions:
-        yield f"--{name}=False"  # which is not known, and will be said to be
+        yield f"--{name}=False"  # Beam does not know it, which the error will say
     yield from (action.option_strings[0] for action in actions if isinstance(action, argparse._StoreFalseAction))
 
 
@@ -105,7 +105,7 @@ def _subclasses(cls: Any) -> list[Any]:
 
 
 def runs_locally(options: Any) -> bool:
-    """Whether the pipeline runs on this machine, started by this process."""
+    """Returns whether the pipeline runs on this machine, started by this process."""
     from apache_beam.options.pipeline_options import StandardOptions
 
     name = options.view_as(StandardOptions).runner or "DirectRunner"
@@ -113,14 +113,14 @@ def runs_locally(options: Any) -> bool:
 
 
 def is_flink(options: Any) -> bool:
-    """Whether the pipeline runs on Flink."""
+    """Returns whether the pipeline runs on Flink."""
     from apache_beam.options.pipeline_options import StandardOptions
 
     return (options.view_as(StandardOptions).runner or "").lower() == "flinkrunner"
 
 
 def threads_per_process(options: Any) -> int | None:
-    """Threads that cut and encode in each worker process; None where the workers are machines of their own."""
+    """Returns the number of threads that cut and encode in each worker process; None if workers are other machines."""
     from apache_beam.options.pipeline_options import DirectOptions
 
     if not runs_locally(options):

@@ -1,4 +1,4 @@
-"""Run a pipeline on the runner that its options name."""
+"""Runs a pipeline on the runner that its options name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.runners.options import is_flink, runs_locally
 
 
 def make_runner(options: Any) -> Any:
-    """The runner that the options name."""
+    """Returns the runner that the options name."""
     from apache_beam.options.pipeline_options import StandardOptions
 
     if runs_locally(options):
@@ -24,10 +24,10 @@ def make_runner(options: Any) -> Any:
 
 
 def run_to_end(p: Any, options: Any) -> Any:
-    """Runs a pipeline and returns its result; a job on a cluster ends with the build, also where that is interrupted.
+    """Runs a pipeline and returns its result; a job on a cluster is cancelled if the build is interrupted.
 
     Raises:
-        JobFailedError: if a job on a cluster fails; what fails on this machine raises what it raised there.
+        JobFailedError: if a job on a cluster fails; errors on this machine are raised as they are.
     """
     if runs_locally(options):
         with children_without_current_folder():
@@ -48,7 +48,7 @@ def run_to_end(p: Any, options: Any) -> Any:
 
 
 def counters_of(result: Any) -> dict[str, int]:
-    """The counters of a pipeline that has ended, by name."""
+    """Returns the counters of a pipeline that has ended, by name."""
     from apache_beam.metrics import MetricsFilter
 
     found = result.metrics().query(MetricsFilter().with_namespace("patchbeam"))["counters"]
@@ -56,17 +56,17 @@ def counters_of(result: Any) -> dict[str, int]:
 
 
 def local_runner(options: Any) -> Any:
-    """Beam's in-process runner, with the options handed on to its workers.
+    """Returns Beam's in-process runner, which passes the options on to its workers.
 
-    DirectRunner would first try to download another runner from the network, and FnApiRunner by name gives worker
-    processes no options.
+    DirectRunner would first try to download another runner from the network, and FnApiRunner, chosen by name, gives
+    worker processes no options.
     """
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-    # Once a second a thread would send what another is just writing, half an element or one twice or not at all: a
-    # step that puts out some megabytes in more than a second fails then, or loses some of it.
+    # Otherwise a thread sends, once a second, what another thread is writing: half an element, or one twice or not at
+    # all. A step that outputs some megabytes in more than a second then fails, or loses some of them.
     worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)

@@ -1,4 +1,4 @@
-"""From the plan of a shard to its files: the only room in which pixels are cut.
+"""Writes the files of a shard from its plan: the only package in which pixels are cut.
 
 Never imports versions or dataset.
 """

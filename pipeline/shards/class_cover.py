@@ -1,4 +1,4 @@
-"""How much of a patch each class of a raster covers: what is kept because of it, and the label that follows."""
+"""The share of a patch that each class of a raster covers: the filter on it, and the label that follows from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.config import Bounds, PatchLabel, Raster
 
 
 def class_shares(patches: Mapping[str, np.ndarray], rasters: Mapping[str, Raster]) -> dict[str, np.ndarray]:
-    """``raster/class`` -> share of the pixels of each patch, ``[N]`` float64 0..1, of all rasters with classes.
+    """Returns ``raster/class`` -> share of the pixels of each patch, ``[N]`` float64 0..1, of all rasters with classes.
 
     Args:
         patches: name of a raster -> its patches, ``[N, H, W, 1]``.
@@ -24,14 +24,14 @@ def class_shares(patches: Mapping[str, np.ndarray], rasters: Mapping[str, Raster
 
 
 def with_any(found: Mapping[str, np.ndarray], rasters: Mapping[str, Raster]) -> dict[str, np.ndarray]:
-    """With ``raster/any``, the share of all classes of the raster together."""
+    """Adds ``raster/any``, the share of all classes of the raster together."""
     classes = {name: raster.classes for name, raster in rasters.items() if raster.classes}
     parts = {name: [found[f"{name}/{kind}"] for kind in kinds] for name, kinds in classes.items()}
     return {**found, **{f"{name}/any": np.sum(shares, axis=0) for name, shares in parts.items()}}
 
 
 def first_failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds], count: int) -> list[str | None]:
-    """For each of ``count`` patches the first name whose value lies outside of its bounds; None if none does."""
+    """Returns, for each of ``count`` patches, the first name whose value lies outside its bounds; None if none does."""
     verdicts: list[str | None] = [None] * count
     for name, bound in reversed(list(bounds.items())):
         low = -np.inf if bound.min is None else bound.min
@@ -44,7 +44,7 @@ def first_failing(values: Mapping[str, np.ndarray], bounds: Mapping[str, Bounds]
 def class_labels(
     found: Mapping[str, np.ndarray], wanted: PatchLabel, classes: Sequence[str], otherwise: str
 ) -> list[str]:
-    """For each patch the class that covers most of it, the first of equal ones; ``otherwise`` where it is too little.
+    """Returns, for each patch, the class that covers most of it, the first of equal ones; ``otherwise`` if too little.
 
     >>> found = {"mask/a": np.array([0.5, 0.1]), "mask/b": np.array([0.5, 0.2])}
     >>> class_labels(found, PatchLabel(raster="mask", min=0.3), ["a", "b"], "")

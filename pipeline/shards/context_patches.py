@@ -1,4 +1,4 @@
-"""The surroundings of patches at coarser scales: of as many pixels, about the same middle."""
+"""The surroundings of patches at coarser scales: as many pixels, around the same centre."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import numpy as np
 from pipeline.config import Patch
 from pipeline.shards.open_image import OpenImage
 
-# Of the source, for one scale and window; a single patch may take more.
+# Pixels of the source that are read at once for one scale and window; a single patch may take more.
 _MAX_PIXELS = 1 << 24
 
 
 def cut_context(
     image: OpenImage, scale: int, rows: np.ndarray, cols: np.ndarray, margin: int, patch: Patch
 ) -> np.ndarray:
-    """The patches of every row with every column, row by row, ``[R * C, H + 2 margin, W + 2 margin, channels]``.
+    """Returns patches of every row with every column, row by row, ``[R * C, H + 2 margin, W + 2 margin, channels]``.
 
     Each pixel is the mean of ``scale`` times ``scale`` pixels of the image as it is cut, taken from the nearest finer
-    level; the middle of the patch is that of the patch at scale 1, to the fraction of a pixel.
+    level; the patch has the centre of the patch at scale 1, to the fraction of a pixel.
 
     Args:
-        image: where they lie.
-        scale: pixels that one takes, down and across.
+        image: the image that is read.
+        scale: pixels of the image per pixel of a patch, down and across.
         rows, cols: ``[R]`` and ``[C]``: where the patches at scale 1 begin.
-        margin: pixels more on every side.
+        margin: extra pixels on every side.
         patch: how patches are cut.
 
     Raises:
@@ -36,7 +36,7 @@ def cut_context(
 def _cut(
     image: OpenImage, scale: int, rows: np.ndarray, cols: np.ndarray, margin: int, patch: Patch
 ) -> np.ndarray:  # fmt: skip
-    """``[R, C, H, W, channels]``."""
+    """Returns the patches as ``[R, C, H + 2 margin, W + 2 margin, channels]``."""
     height, width = (size + 2 * margin for size in patch.size)
     factors = image.scale_factors(scale)
     extent = [(starts[-1] - starts[0]) / scale + n for starts, n in ((rows, height), (cols, width))]
@@ -49,7 +49,7 @@ def _cut(
         halves = [_cut(image, scale, rows, part, margin, patch) for part in (cols[:middle], cols[middle:])]
         return np.concatenate(halves, axis=1)
     positions = [
-        # In pixels of the scale: from the middle of the patch half a patch back, and on from there.
+        # In pixels of the scale: half a patch back from the centre of the patch, and on from there.
         ((starts + size / 2) / scale - size / 2)[:, None] + np.arange(-margin, size + margin)
         for starts, size in zip((rows, cols), patch.size)
     ]

@@ -33,17 +33,17 @@ from transforms.example import PatchRecord, to_example
 from transforms.grid import Cells, Grid
 from transforms.patches import WindowPlan, cut, make_cutter, plan_window
 
-_cutter = functools.cache(make_cutter)  # one traced function for a process, not for a shard
+_cutter = functools.cache(make_cutter)  # one traced function per process, not per shard
 _make_augmenter = functools.cache(Augmenter)
 
 
 class Patches(NamedTuple):
-    """What became of a window.
+    """The outcome of a window.
 
     Attributes:
         rows: the patches that were cut.
         payloads: their serialized Examples.
-        pixel_statistics: of their pixels; None without patches.
+        pixel_statistics: statistics of their pixels; None without patches.
         rejected: the parts that could not be read.
         filtered: score -> patches that were left out because of it.
     """
@@ -56,14 +56,14 @@ class Patches(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """The place of a window among those of its region, which is the order in which duplicates are looked for."""
+    """The place of a window in the order in which the windows of its region look for duplicates."""
 
     turns: Turns
     number: int
     seen: quality.Duplicates
 
     def done(self) -> None:
-        """Lets the next window look; to be called in any case."""
+        """Lets the next window look for duplicates; must be called in any case."""
         self.turns.passed(self.number)
 
 
@@ -72,14 +72,14 @@ class _Cut(NamedTuple):
 
     Attributes:
         starts: ``[N, 2]``: first row and column in the image.
-        numbers: ``[N]``: of random crops in their image, else 0.
-        labels: N of them.
+        numbers: ``[N]``: numbers of random crops within their image, else 0.
+        labels: N labels.
         verdicts: None for a patch that is kept, else the name of what filters it.
-        covers: of the classes of its rasters, see ``pipeline.shards.class_cover``.
-        patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs; nothing
+        covers: shares of the classes of the rasters, see ``pipeline.shards.class_cover``.
+        patches: ``[N, H + 2 margin, W + 2 margin, C]``, with the surroundings that their augmentation needs; empty
             where none is kept.
-        companions: the same of the other features of the records, in ``config.companions``.
-        scores: once they are known.
+        companions: feature -> its patches, in the same form, for each of ``config.companions``.
+        scores: scores of the patches, once they are known.
     """
 
     starts: np.ndarray
@@ -92,7 +92,7 @@ class _Cut(NamedTuple):
     scores: quality.Scores | None = None
 
     def kept(self) -> _Cut:
-        """Without those that something filters."""
+        """Returns the patches that nothing filters."""
         keep = np.array([verdict is None for verdict in self.verdicts], bool)
         if keep.all():
             return self
@@ -110,7 +110,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, counters: Counter
     Where a part of the window does not decode, only the patches that need this part are rejected.
 
     Args:
-        image: where the window lies.
+        image: the image that holds the window.
         cells: patches of its grid.
         config: the build.
         counters: counts the time.
@@ -128,7 +128,7 @@ def cut_window(image: OpenImage, cells: Cells, config: Config, counters: Counter
 
 
 def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
-    """The patches in one piece or, where a part of their window does not decode, in several."""
+    """Yields the patches in one piece or, where a part of their window does not decode, in several."""
     cut = _cut_window(image, grid_of(image.info, config.patch), cells, config, counters)
     if (
         isinstance(cut, Rejected)
@@ -143,7 +143,7 @@ def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counter
 
 
 def _cut_around_points(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
-    """The patches around the points of these numbers."""
+    """Yields the patches around the points whose numbers are the rows of ``cells``."""
     try:
         centres = centres_of(image.info, config.input.points or Points(), config.patch)
     except Unreadable as error:
@@ -157,7 +157,7 @@ def _cut_around_points(image: OpenImage, cells: Cells, config: Config, counters:
 
 
 def _draw_crops(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
-    """The crops of these numbers: each the first of its tries that is kept, or the last one."""
+    """Yields the crops whose numbers are the rows of ``cells``: the first try of each that is kept, or the last one."""
     patch, shape = config.patch, (image.info.height, image.info.width)
     tries = patch.crops.tries if patch.crops else 1
     for number in range(cells.row_from, cells.row_to):
@@ -174,14 +174,14 @@ def _draw_crops(image: OpenImage, cells: Cells, config: Config, counters: Counte
 
 
 def _cut_one(image: OpenImage, row: int, col: int, config: Config, counters: Counters) -> _Cut | Rejected:
-    """The patch that begins at this pixel."""
+    """Cuts the patch that begins at this pixel."""
     patch, shape = config.patch, (image.info.height, image.info.width)
     grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
     return _cut_window(image, grid, Cells(0, 1, 0, 1), config, counters)
 
 
 def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, counters: Counters) -> _Cut | Rejected:
-    """The patches with their scores; rasters first, since what they filter need not be read of the image."""
+    """Cuts and scores the patches; rasters first, since the image is not read for patches that they filter."""
     margin = _margin(image.info, config)
     plan = plan_window(grid, cells, config.patch.pad_mode, margin)
     try:
@@ -213,7 +213,7 @@ def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, coun
 
 
 def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo, config: Config) -> _Cut:
-    """What the rasters say of the patches, whose own pixels are not known yet."""
+    """Returns the labels, shares and verdicts that follow from the rasters, before the image itself is read."""
     count, patch = len(plan.starts), config.patch
     found = class_cover.class_shares(
         {name: _inner(pixels, config.patch.size) for name, pixels in rasters.items()}, config.input.rasters
@@ -232,7 +232,7 @@ def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageI
 def _cut_pixels(
     form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, margin: int, config: Config
 ) -> np.ndarray:
-    """The patches of a window of the image or of a raster that belongs to it: the same boxes, nothing interpolated."""
+    """Cuts the patches of a window of the image or a companion raster: the same boxes, nothing interpolated."""
     size = (config.patch.size[0] + 2 * margin, config.patch.size[1] + 2 * margin)
     return cut(_cutter(size, form.channels, form.dtype, pad_value, dilation=config.patch.dilation), window, plan)
 
@@ -246,14 +246,14 @@ def _margin(info: ImageInfo, config: Config) -> int:
 
 
 def _augmenter(config: Config, ranges: Ranges | None = None) -> Augmenter:
-    """That of the configuration, or one for other ranges."""
+    """Returns the augmenter of the configuration, or one for other ranges."""
     ranges = ranges or Ranges(**(config.augment or Augment()).ranges())
     form = (config.patch.size, config.input.channels, config.input.dtype, config.value_range)
     return _make_augmenter(ranges, *form, bool(config.patch.stain))
 
 
 def _inner(patches: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The patches without their surroundings."""
+    """Returns the patches without their surroundings."""
     height, width = size
     row, col = (patches.shape[1] - height) // 2, (patches.shape[2] - width) // 2
     return patches[:, row : row + height, col : col + width]
@@ -285,7 +285,7 @@ def _duplicates(cut: _Cut, seen: quality.Duplicates) -> list[str | None]:
 
 
 def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, counters: Counters) -> Patches:
-    """With the records of the patches that are kept."""
+    """Adds the records of the patches that are kept."""
     records_per_patch = config.records_per_patch(image.info.split)
     filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
     filtered = collections.Counter({name: count * records_per_patch for name, count in filtered.items()})
@@ -315,7 +315,7 @@ def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, counters: 
 def _copies(
     cut: _Cut, image: OpenImage, config: Config, counters: Counters
 ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
-    """(number of the copy, patches ``[N, H, W, C]``, those beside, what was done); to the original nothing was."""
+    """Yields (number of the copy, patches ``[N, H, W, C]``, companions, changes); the original has no changes."""
     augment, info, matrix = config.augment, image.info, image.stain_matrix()
     as_image = [f"scale/{scale}" for scale in config.patch.scales]
     if not augment or not _augmented(info, config) or augment.original:
@@ -346,12 +346,12 @@ def _copies(
 
 
 def _uniform(seed: int, identity: tuple[Any, ...], name: str) -> float:
-    """A number 0..1 that decides one thing about one copy of a patch."""
+    """Returns a number 0..1 that decides the parameter ``name`` of one copy of a patch."""
     return digest(seed, "augment", *identity, name) / 2**64
 
 
 class _One(NamedTuple):
-    """What is known of a record beside its pixels; ``attributes`` are the values of the columns of scores and covers."""
+    """The facts of a record apart from its pixels; ``attributes`` are the values of the score and cover columns."""
 
     info: ImageInfo
     row: int

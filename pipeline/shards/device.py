@@ -1,7 +1,7 @@
-"""The device that cuts: CPU or GPU, prepared once for a process, shared by its threads, and clocked.
+"""The device that cuts patches: CPU or GPU, set up once per process, shared by its threads, and timed.
 
-However many threads a runner gives a worker, only ``windows_per_gpu`` windows are on a GPU at a time, and only as many
-processes as ``processes_per_gpu`` share its memory.
+However many threads a runner gives a worker, only ``windows_per_gpu`` windows are on a GPU at a time, and only
+``processes_per_gpu`` processes share its memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CPU = "/CPU:0"
 
 
 class Device:
-    """Where windows are cut, and for how long it was busy and idle.
+    """A device that cuts windows, with the times for which it was busy and idle.
 
     Attributes:
         name: a TensorFlow device, ``/CPU:0`` or ``/GPU:0``.
     """
 
     def __init__(self, name: str, windows: int | None):
-        """``windows`` are on the device at a time; None for no limit."""
+        """Admits ``windows`` windows to the device at a time; None for no limit."""
         self.name = name
         self._slots: Any = threading.BoundedSemaphore(windows) if windows else contextlib.nullcontext()
         self._lock = threading.Lock()
@@ -57,7 +57,7 @@ class Device:
             self._since, self._running = now, self._running + step
 
     def take_times(self) -> dict[str, int]:
-        """Milliseconds since the last call in which at least one window, and in which none, was on the GPU.
+        """Returns the milliseconds since the last call in which at least one window, and in which none, was on the GPU.
 
         Waiting counts from one window to the next: a GPU that waits for decoding shows it here. Empty for a CPU.
         """
@@ -69,10 +69,10 @@ class Device:
 
 @functools.cache
 def device(workers: Workers) -> Device:
-    """The device of this process; to be called before TensorFlow does anything else in it.
+    """Returns the device of this process; must be called before TensorFlow does anything else in it.
 
     Raises:
-        RuntimeError: if a GPU is asked for and TensorFlow sees none: nobody should pay for an idle one by mistake.
+        RuntimeError: if a GPU is asked for and TensorFlow sees none, so that nobody pays for an idle one by mistake.
     """
     gpus = [] if workers.device == "cpu" else tf.config.list_physical_devices("GPU")
     if workers.device == "gpu" and not gpus:
@@ -82,7 +82,7 @@ def device(workers: Workers) -> Device:
         )
     if not gpus:
         return Device(CPU, None)
-    with contextlib.suppress(RuntimeError):  # TensorFlow is running already, prepared by an earlier configuration
+    with contextlib.suppress(RuntimeError):  # TensorFlow is running already, set up by an earlier configuration
         if workers.processes_per_gpu == 1:
             tf.config.experimental.set_memory_growth(gpus[0], True)
         else:

@@ -30,9 +30,9 @@ INDEX_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("shard", pa.string()),  # file name
         ("record", pa.int64()),  # number of the record in the shard
-        ("offset", pa.int64()),  # of the serialized Example in the file, and its length
+        ("offset", pa.int64()),  # where the serialized Example begins in the file, and its length
         ("length", pa.int64()),
-        ("image_offset", pa.int64()),  # of the encoded patch in the file, and its length
+        ("image_offset", pa.int64()),  # where the encoded patch begins in the file, and its length
         ("image_length", pa.int64()),
         ("to_level0", pa.list_(pa.float64())),  # from pixels of the patch to full resolution, see transforms.affine
         ("to_world", pa.list_(pa.float64())),  # and to the coordinate system of the image, if it has one
@@ -41,21 +41,21 @@ INDEX_SCHEMA = pa.schema(
 SCORES_SCHEMA = pa.schema(
     [(name, pa.float32()) for name in ("tissue", "sharpness", "entropy", "clipped_low", "clipped_high", "nodata")]
     + [("fingerprint", pa.uint64())]
-)  # of transforms.quality.Scores, in datasets whose patches are scored
-# Of datasets with several records of one place: which of them, and what was done to it, as JSON.
+)  # the fields of transforms.quality.Scores, in datasets whose patches are scored
+# In datasets with several records of one place: the number of the record, and what was done to it, as JSON.
 COPY_SCHEMA = pa.schema([("copy", pa.int32()), ("augmentation", pa.string())])
 _KINDS = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 
 
 class Row(NamedTuple):
-    """A patch of a shard; rows sort into the order that the patches have there.
+    """A patch of a shard; rows sort into the order of the patches in the shard.
 
     Attributes:
         order: a digest for shuffled shards, 0 for sequential ones.
-        image: where the patch was cut.
+        image: the image that the patch was cut from.
         row, col: its first pixel.
         copy: which of the records of this patch, see ``transforms.example.PatchRecord``.
-        label: of the patch.
+        label: label of the patch.
         length: bytes of its serialized Example.
         image_offset, image_length: where the encoded patch lies in the Example.
         spooled: where the Example lies in its source.
@@ -80,12 +80,12 @@ class Row(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, int, int, int]:
-        """No other record of the dataset has the same."""
+        """Image id, row, column and copy, which together are unique in the dataset."""
         return self.image.image_id, self.row, self.col, self.copy
 
 
 def order_of(config: Config, image_id: str, row: int, col: int, copy: int) -> int:
-    """What the records of a shard are sorted by first."""
+    """Returns the number by which the records of a shard are sorted first."""
     if config.output.order != "shuffled":
         return 0
     identity = (image_id, config.input.level, row, col)
@@ -93,20 +93,20 @@ def order_of(config: Config, image_id: str, row: int, col: int, copy: int) -> in
 
 
 def places_of(record: PatchRecord, payload: bytes) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
-    """Offset and length in the serialized Example of the encoded patch, and of those beside it."""
+    """Returns the offset and length of the encoded patch in the serialized Example, and those of its companions."""
     companions = tuple((payload.rindex(encoded), len(encoded)) for _, encoded in record.companions)
     return (payload.index(record.image), len(record.image)), companions
 
 
 def attribute_schema(config: Config) -> pa.Schema:
-    """The columns of ``Row.extra``."""
+    """Returns the columns of ``Row.attributes``."""
     covers = [(f"cover/{name}", pa.float32()) for name in config.covers]
     scores, copies = SCORES_SCHEMA if config.quality else (), COPY_SCHEMA if config.has_copies else ()
     return pa.schema([*scores, *covers, *copies])
 
 
 def read_payload(file: BinaryIO, row: Row) -> bytes:
-    """The Example of a row, from an earlier shard.
+    """Reads the Example of a row from an earlier shard.
 
     Raises:
         DamagedRecordError: if its checksum is wrong.
@@ -127,13 +127,13 @@ def write_records(
     """Copies the Examples of ``rows``, in their order, as TFRecords; returns their size and sha256.
 
     Args:
-        file: is written to.
+        file: the file to write to.
         spool: holds the new Examples.
-        rows: what goes into the shard.
-        earlier: shards that hold the others.
+        rows: the patches of the shard.
+        earlier: shards that hold the other Examples.
 
     Raises:
-        DamagedRecordError: if one of those is not what was written.
+        DamagedRecordError: if an Example of an earlier shard is not what was written.
     """
     size, checksum = 0, hashlib.sha256()
     for row in rows:
@@ -150,27 +150,27 @@ def write_records(
 
 
 def index_schema(config: Config) -> pa.Schema:
-    """``INDEX_SCHEMA`` with what only some datasets have.
+    """Returns ``INDEX_SCHEMA`` with the columns that only some datasets have.
 
-    Further columns of a manifest are called ``meta/<name>``, the places of further patches ``raster/<name>_offset`` and
-    ``_length``, or ``scale/...``, and the shares of classes ``cover/<raster>/<class>``.
+    Metadata columns of an input manifest are called ``meta/<name>``, the places of companion patches
+    ``raster/<name>_offset`` and ``_length``, or ``scale/...``, and the shares of classes ``cover/<raster>/<class>``.
     """
-    further = [(META + name, _KINDS[kind]) for name, kind in sorted((config.input.columns or {}).items())]
+    metadata = [(META + name, _KINDS[kind]) for name, kind in sorted((config.input.columns or {}).items())]
     places = [(f"{name}_{what}", pa.int64()) for name in config.companions for what in ("offset", "length")]
-    return pa.schema([*INDEX_SCHEMA, *further, *places, *attribute_schema(config)])
+    return pa.schema([*INDEX_SCHEMA, *metadata, *places, *attribute_schema(config)])
 
 
 def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> bytes:
-    """The index of one shard as Parquet.
+    """Returns the index of one shard as Parquet.
 
     Args:
-        split: of the shard.
+        split: split of the shard.
         shard: its file name.
         rows: its patches, in the order of the file.
         config: the build.
     """
     schema, level = index_schema(config), config.input.level
-    further = functools.cache(lambda image: tuple(meta_of(image).values()))
+    metadata = functools.cache(lambda image: tuple(meta_of(image).values()))
     maps = functools.cache(_maps)
     entries, offset = [], HEADER_BYTES
     for number, row in enumerate(rows):
@@ -190,7 +190,7 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
                 shard,
                 *place,
                 *(base and _of_patch(base, row, config.patch.dilation) for base in maps(image)),
-                *further(image),
+                *metadata(image),
                 *(number for start, length in row.companions for number in (offset + start, length)),
                 *row.attributes,
             )
@@ -204,12 +204,12 @@ def make_index(split: str, shard: str, rows: Sequence[Row], config: Config) -> b
 
 
 def _maps(image: ImageInfo) -> tuple[Affine, Affine | None]:
-    """From pixels of the image, as it is cut, to full resolution and to the world."""
+    """Returns the maps from pixels of the image, as it is cut, to full resolution and to the world."""
     down, across = image.step
     world = image.fact("transform")
     return Affine(across, 0, 0, 0, down, 0), Affine(*world) if world else None
 
 
 def _of_patch(base: Affine, row: Row, dilation: tuple[int, int]) -> list[float]:
-    """The map for pixels of the patch, as it was cut."""
+    """Returns the map for pixels of the patch, as it was cut."""
     return list(base.from_pixel(row.row, row.col).of_pixels(*dilation))

@@ -1,4 +1,4 @@
-"""An image while it is cut: opened by its first window, with the rasters that belong to it, and closed by the last."""
+"""An image while it is cut: opened by its first window, with its companion rasters, and closed by the last."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OpenImage:
 
     def __init__(self, info: ImageInfo, config: Config, windows: int, counters: Counters):
         self.info, self._counters = info, counters
-        self.is_whole = info.is_whole  # where one part is bad, all of it is
+        self.is_whole = info.is_whole  # one bad part spoils the whole image
         self._config, self._left = config, windows
         self._lock = threading.Lock()
         self._rasters: dict[str, Reader] = {}
@@ -50,7 +50,7 @@ class OpenImage:
         return {name: self._read_raster(name, box) for name in self._rasters}
 
     def scale_factors(self, scale: int) -> tuple[float, float]:
-        """Pixels that ``scale`` pixels of the image take in the level that they are read from, down and across."""
+        """Returns the pixels that ``scale`` pixels of the image take in the level that is read, down and across."""
         level, step = self._level_for(scale), self.info.step
         full, size = self._sizes[0], self._sizes[level]
         return scale * step[0] * size[0] / full[0], scale * step[1] * size[1] / full[1]
@@ -79,10 +79,10 @@ class OpenImage:
         return nearest_finer(self._sizes, (scale * step[0], scale * step[1]))
 
     def tissue_threshold(self) -> int:
-        """The saturation above which a pixel is tissue: as configured, or Otsu's for some pixels of the whole image.
+        """Returns the saturation above which a pixel is tissue: as configured, or Otsu's for a sample of the image.
 
         Raises:
-            Unreadable: if none of those can be read; the same error every time.
+            Unreadable: if no pixel of the sample can be read; the same error every time.
         """
         return self._threshold()
 
@@ -95,7 +95,7 @@ class OpenImage:
         return quality.otsu(quality.saturation(self._sample(), self._config.value_range))
 
     def stain_matrix(self) -> np.ndarray | None:
-        """The matrix ``[3, 4]`` on densities that gives the image the stains of the reference; None if not asked for.
+        """Returns the matrix ``[3, 4]`` on densities that gives the image the reference stains; None if not asked for.
 
         Raises:
             Unreadable: ``no_stain``, or as :meth:`tissue_threshold`.
@@ -111,7 +111,7 @@ class OpenImage:
             raise Unreadable("no_stain", f"patch.stain: {error}") from error
 
     def window_done(self) -> None:
-        """To be called once for every window; the last one closes the image."""
+        """Counts a finished window; must be called once for every window, and the last call closes the image."""
         with self._lock:
             self._left -= 1
             if self._left:
@@ -150,6 +150,6 @@ class OpenImage:
             for opened in (reader, *self._rasters.values()):
                 opened.close()
             raise
-        # What an image that is decoded whole has in memory serves other scales, too.
+        # The pixels of an image that is decoded whole are in memory, and serve other scales, too.
         self._levels = {reader.level: reader.source} if isinstance(reader, ScaledReader) else {wanted.level: reader}
         return reader

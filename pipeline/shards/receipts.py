@@ -1,4 +1,4 @@
-"""What the shards of a build add up to.
+"""The sums over the shards of a build.
 
 A large build has some hundred thousand receipts, too many to be read by one process. So the workers sum them up, 256
 shards at a time, into a file for each group below ``work``; the process that started the build reads those. The groups
@@ -29,7 +29,7 @@ SHARDS_SCHEMA = pa.schema(
         ("shard", pa.string()),  # its name, train-00000-of-00004
         ("split", pa.string()),
         ("records", pa.int64()),
-        ("images", pa.int64()),  # of which it holds patches, or was to hold some
+        ("images", pa.int64()),  # images whose patches it holds, or was to hold
         ("rejected", pa.int64()),  # windows
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
@@ -47,7 +47,7 @@ IMAGES_SCHEMA = pa.schema(
 
 
 class Sums(NamedTuple):
-    """Of some shards of one split.
+    """The sums over some shards of one split.
 
     Attributes:
         shards: a row per shard, in the order of their numbers; see ``SHARDS_SCHEMA``.
@@ -55,7 +55,7 @@ class Sums(NamedTuple):
         labels: label -> patches.
         filtered: score -> patches that were left out because of it.
         rejected: what could not be read.
-        pixel_statistics: of the pixels written.
+        pixel_statistics: statistics of the pixels written.
         rows: for tf-transform, a row of moments for each group of shards; see :func:`analysis_rows`.
     """
 
@@ -75,7 +75,7 @@ class Sums(NamedTuple):
 
 @dataclasses.dataclass
 class SumReceipts(beam.PTransform):  # type: ignore[type-arg]
-    """Names of complete shards of the version in ``folder`` -> a file of sums for each group, below ``work``."""
+    """Turns names of complete shards in ``folder`` into a file of sums for each group, below ``work``."""
 
     folder: str
     work: str
@@ -108,7 +108,7 @@ def _write_sums(folder: str, work: str, group: str, names: Iterable[str]) -> Non
 
 
 def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
-    """The sums of the shards ``names`` of one split, in their order, as JSON values."""
+    """Returns the sums over the shards ``names`` of one split, in their order, as JSON values."""
     shards: list[dict[str, Any]] = []
     images: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0, 0, 0])
     labels: collections.Counter[str] = collections.Counter()
@@ -137,7 +137,7 @@ def sum_receipts(folder: str, names: list[str]) -> dict[str, Any]:
 
 
 def _read_receipts(folder: str, names: list[str]) -> Iterator[tuple[ShardResult, dict[str, Any]]]:
-    """Each receipt, with what the table of shards tells of its content and its file."""
+    """Yields each receipt, with the facts on its content and its file for the table of shards."""
     for data in storage.read_many((storage.join(folder, receipt_file(name)) for name in names), storage.read_bytes):
         receipt = ShardResult.from_json(json.loads(data))
         facts = {
@@ -150,7 +150,7 @@ def _read_receipts(folder: str, names: list[str]) -> Iterator[tuple[ShardResult,
 
 
 def read_sums(work: str, split: str, shards: int) -> Sums:
-    """The sums of all shards of a split.
+    """Reads the sums over all shards of a split.
 
     Args:
         work: the folder that :class:`SumReceipts` wrote to.
@@ -192,14 +192,14 @@ def _from_json(values: dict[str, Any]) -> Sums:
 
 
 def _add_up(images: pa.Table) -> pa.Table:
-    """One row per image, sorted by its id."""
+    """Returns one row per image, sorted by its id."""
     counts = IMAGES_SCHEMA.names[1:]
     added = images.group_by("image_id").aggregate([(name, "sum") for name in counts]).sort_by("image_id")
     return added.select(["image_id", *(f"{name}_sum" for name in counts)]).rename_columns(IMAGES_SCHEMA.names)
 
 
 def analysis_rows(pixels: pixel_statistics.PixelStatistics, labels: dict[str, int]) -> list[dict[str, list[Any]]]:
-    """What tf-transform analyses of some shards: a row of their moments, and one more for every further label."""
+    """Returns rows for tf-transform: the moments of some shards, and a row for every label after the first."""
     pixels = pixel_statistics.finished(pixels)
     count = pixels.count.astype(float)
     sums = {"count": count, "total": count * pixels.mean, "squares": pixels.m2 + count * pixels.mean**2}

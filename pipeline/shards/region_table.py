@@ -1,6 +1,6 @@
-"""What became of each region of a shard: a table beside the shard, from which the next version copies.
+"""The outcome of each region of a shard: a table next to the shard, from which the next version copies.
 
-A shard adds up from its regions, in their order, whether they were cut or copied: so sums of floats come out the same.
+The regions of a shard are added up in their order, whether cut or copied, so that sums of floats come out the same.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ REGIONS_SCHEMA = pa.schema(
 
 
 class Part(NamedTuple):
-    """What became of a region.
+    """The outcome of a region.
 
     Attributes:
-        region: which one.
+        region: the region.
         rows: its patches.
         filtered: score -> patches that were left out because of it.
         rejected: the parts that could not be read.
-        pixel_statistics: of the pixels of its patches, see ``transforms.pixel_statistics.pack``.
+        pixel_statistics: statistics of the pixels of its patches, see ``transforms.pixel_statistics.pack``.
     """
 
     region: Region
@@ -51,13 +51,13 @@ class Part(NamedTuple):
 
 
 def pixels_digests(config: Config) -> Callable[[Region], bytes]:
-    """A function that is equal for regions whose patches have equal pixels, scores and rejections, in any version."""
+    """Returns a digest function, equal for regions whose patches have equal pixels, scores and rejections anywhere."""
     of_config = config.pixel_digest()
     return lambda region: region.pixels_digest(of_config, config.records_per_patch(region.image.split))
 
 
 def make_regions(parts: Sequence[Part], rows: Sequence[Row], config: Config) -> bytes:
-    """The table of the regions of a shard as Parquet.
+    """Returns the table of the regions of a shard as Parquet.
 
     Args:
         parts: its regions, in their order.
@@ -86,5 +86,5 @@ def make_regions(parts: Sequence[Part], rows: Sequence[Row], config: Config) -> 
 
 
 def filtered_and_rejected(row: Mapping[str, str]) -> tuple[collections.Counter[str], list[Rejected]]:
-    """Of a row of the table."""
+    """Returns the counts of filtered patches and the rejections in a row of the table."""
     return collections.Counter(json.loads(row["filtered"])), [Rejected(**one) for one in json.loads(row["rejected"])]

@@ -1,6 +1,6 @@
-"""Copy what has not changed from the version before: whole shards, and records of single regions.
+"""Copies what has not changed since the previous version: whole shards, and records of single regions.
 
-Records are copied through the index, without a look at their pixels. Where only the names of an image changed, its
+Records are copied through the index, without decoding their pixels. Where only the names of an image changed, its
 label for example, they are written again around the same encoded patch.
 """
 
@@ -36,7 +36,7 @@ from transforms.example import from_example, to_example
 
 
 def read_receipt(folder: str, shard: str) -> ShardResult | None:
-    """The receipt of a shard; None if there is none, or none that can be understood."""
+    """Reads the receipt of a shard; None if there is none, or it cannot be understood."""
     data = storage.read_if_there(storage.join(folder, receipt_file(shard)))
     if data is None:
         return None
@@ -47,13 +47,13 @@ def read_receipt(folder: str, shard: str) -> ShardResult | None:
 
 
 def reusable(folder: str, plan: ShardPlan, shard_digest: str, retry_rejected: bool = False) -> bool:
-    """Whether this shard stands in a version: a receipt carries the digest of its plan, and its files are whole.
+    """Says whether a version holds this shard: a receipt carries the digest of its plan, and its files are whole.
 
     Args:
-        folder: of the version.
-        plan: of the shard.
-        config: the build.
-        again: not if anything in it was rejected; otherwise not if it was for a reason that may have passed.
+        folder: folder of the version.
+        plan: plan of the shard.
+        shard_digest: digest of the configuration.
+        retry_rejected: False is returned for any rejection; otherwise only for one with a transient reason.
     """
     receipt = read_receipt(folder, plan.name)
     if not receipt or receipt.plan != plan.digest(shard_digest):
@@ -65,7 +65,7 @@ def reusable(folder: str, plan: ShardPlan, shard_digest: str, retry_rejected: bo
 
 
 def take_over(previous: Previous, plan: ShardPlan, shard_digest: str, folder: str) -> bool:
-    """Puts a shard that is the same in the previous version into ``folder``, whole; False if it is not the same."""
+    """Copies a shard that is the same in the previous version whole into ``folder``; returns False if it differs."""
     if not reusable(previous.folder, plan, shard_digest, previous.retry_rejected):
         return False
     for file in files_of(plan.name):
@@ -77,7 +77,7 @@ class Copier:
     """Finds the regions of a shard in the shards of the previous version.
 
     Attributes:
-        files: the earlier shards, numbered from 1 in ``Row.source``; to be closed by :meth:`close`.
+        files: the earlier shards, numbered from 1 in ``Row.source``; :meth:`close` closes them.
     """
 
     def __init__(self, previous: Previous, config: Config, counters: Counters):
@@ -87,7 +87,7 @@ class Copier:
         self.files: list[BinaryIO] = []
 
     def part_of(self, region: Region, spool: BinaryIO) -> Part | None:
-        """The region as the previous version has it; None if it has to be cut.
+        """Returns the region from the previous version; None if it has to be cut.
 
         Records that were written again are in the spool, the others stay where they are.
 
@@ -107,7 +107,7 @@ class Copier:
         if any(self._previous.retry_rejected or one.reason in TRANSIENT for one in rejected):
             return None
         if renamed and config.labels_patches:
-            return None  # whether a label is that of the patch or of the image is not recorded
+            return None  # it is not recorded whether a label belongs to the patch or the image
         rows = [shard.row(number, region, config) for number in entry["records"]]
         if renamed:
             rows = [self._renamed(row, spool) for row in rows]
@@ -122,7 +122,7 @@ class Copier:
         return self._shards[name]
 
     def _renamed(self, row: Row, spool: BinaryIO) -> Row:
-        """The record with the names that its image has now, written to the spool; the encoded patch stays as it is."""
+        """Writes the record to the spool with the present names of its image; the encoded patch stays as it is."""
         payload = read_payload(self.files[row.source - 1], row)
         image = row.image
         record = from_example(payload)._replace(
@@ -143,7 +143,7 @@ class Copier:
 class _Shard(NamedTuple):
     """An earlier shard: its file and its number in ``Copier.files``, its regions by their digests, its index.
 
-    The last two are the columns of ``Row.attributes`` and of ``Row.companions``.
+    The last two fields are the columns of ``Row.attributes`` and ``Row.companions``.
     """
 
     file: BinaryIO
@@ -154,7 +154,7 @@ class _Shard(NamedTuple):
     companions: list[tuple[list[Any], list[Any]]]
 
     def row(self, record: int, region: Region, config: Config) -> Row:
-        """A record of it as a row of a new shard."""
+        """Returns a record of this shard as a row of a new shard."""
         columns, image = self.columns, region.image
         offset, row, col = columns["offset"][record], columns["row"][record], columns["col"][record]
         copy = columns["copy"][record] if "copy" in columns else 0
@@ -176,7 +176,7 @@ class _Shard(NamedTuple):
 
 
 def _open(folder: str, name: str, number: int, config: Config) -> _Shard | None:
-    """A shard of the previous version, if its tables are those that were written."""
+    """Opens a shard of the previous version; None if its files are not what was written."""
     receipt = read_receipt(folder, name)
     if not receipt:
         return None

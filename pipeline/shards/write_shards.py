@@ -1,7 +1,7 @@
-"""Write shards: the only step that touches pixels.
+"""Writes shards: the only step that touches pixels.
 
-The work on one shard is a chain that does not need Beam: regions that the version before has are copied; of the others,
-windows -> cut_window -> spool; then records in order -> file, index, regions and, last, the receipt. Windows run in
+The work on one shard is a chain that does not need Beam: regions that the previous version has are copied; the others
+go windows -> cut_window -> spool; then records in order -> file, index, regions and, last, the receipt. Windows run in
 parallel on the threads of the process, so that all cores work on one shard, and memory does not depend on the size of
 an image.
 """
@@ -49,15 +49,15 @@ from transforms.quality import Duplicates
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):  # type: ignore[type-arg]
-    """Shards as :class:`pipeline.planning.plan_shards.PlanShards` names them -> the names of those that are complete.
+    """Writes the shards that :class:`pipeline.planning.plan_shards.PlanShards` names; yields names of complete ones.
 
-    Each has its index, its regions and its receipt then.
+    A complete shard has its index, its regions and its receipt.
 
     Args:
         config: the build.
-        folder: of the version.
-        threads: that cut and encode in one process; None for its cores.
-        previous: what is copied from; None where everything is cut.
+        folder: folder of the version.
+        threads: threads that cut and encode in one process; None for as many as it has cores.
+        previous: the version to copy from; None where everything is cut.
     """
 
     config: Config
@@ -89,7 +89,7 @@ class _Write(beam.DoFn):
         yield plan.name
 
     def _written(self, plan: ShardPlan) -> dict[str, int]:
-        """Sees to it that the shard is there; what that took, as counters."""
+        """Makes sure that the shard is there; returns counters of the work."""
         if reusable(self._folder, plan, self._config.shard_digest()):
             return {"shards_reused": 1}
         if self._previous and take_over(self._previous, plan, self._config.shard_digest(), self._folder):
@@ -112,11 +112,11 @@ def write_shard(
     """Writes the shard, its part of the index, the table of its regions and, last, its receipt.
 
     Args:
-        plan: of the shard.
+        plan: plan of the shard.
         config: the build.
-        folder: of the version.
-        threads: that cut and encode.
-        previous: has records that are copied; where one of them turns out to be damaged, all are cut.
+        folder: folder of the version.
+        threads: threads that cut and encode.
+        previous: the version to copy records from; where one of them turns out to be damaged, all are cut.
 
     Returns:
         The receipt, and counters: milliseconds over all threads of each kind of work, bytes read, records copied.
@@ -176,7 +176,7 @@ def _write_shard(
 
 
 def _copy(plan: ShardPlan, spool: BinaryIO, copier: Copier | None) -> dict[Region, Part]:
-    """The regions that need not be cut."""
+    """Returns the regions that need not be cut."""
     if not copier:
         return {}
     found = {region: copier.part_of(region, spool) for region in plan.regions}
@@ -186,7 +186,7 @@ def _copy(plan: ShardPlan, spool: BinaryIO, copier: Copier | None) -> dict[Regio
 def _cut(
     plan: ShardPlan, config: Config, threads: int, counters: Counters, spool: BinaryIO, copied: dict[Region, Part]
 ) -> list[Part]:
-    """Cuts all windows of the other regions; the records go to the spool as they come. All regions, in their order."""
+    """Cuts all windows of the other regions, records to the spool as they come; returns all regions, in their order."""
 
     def work(region: Region, image: OpenImage, cells: Cells, turn: Turn | None) -> tuple[Region, Patches]:
         try:
@@ -227,7 +227,7 @@ def _windows(
 
 
 def _turns(quality: Quality | None) -> Iterator[Turn | None]:
-    """The turns of the windows of an image, which is one region where its patches are compared."""
+    """Returns the turns of the windows of an image, which is one region where its patches are compared."""
     if not quality or quality.duplicates is None:
         return itertools.repeat(None)
     turns, seen = Turns(), Duplicates(quality.duplicates)
@@ -235,7 +235,7 @@ def _turns(quality: Quality | None) -> Iterator[Turn | None]:
 
 
 def _count_images(parts: list[Part], config: Config) -> dict[str, tuple[int, int, int, int]]:
-    """image id -> patches planned, written, filtered, rejected in this shard."""
+    """Returns image id -> patches planned, written, filtered, rejected in this shard."""
     counts: dict[str, tuple[int, int, int, int]] = {}
     for part in parts:
         image = part.region.image

@@ -1,4 +1,4 @@
-"""Every other file system that Beam knows (``hdfs://``, ``azfs://`` ...), as it does it."""
+"""Every other file system that Beam knows (``hdfs://``, ``azfs://`` ...), through Beam."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.storage.object_store import Object, Store
 
 @functools.cache
 def store() -> Store:
-    """The store of this process."""
+    """Returns the store of this process."""
     return _Beam()
 
 
@@ -45,7 +45,7 @@ class _Beam(Store):
         return [Object(path, size, fingerprint, fingerprint) for path, size, fingerprint in seen]
 
     def put(self, uri: str, file: BinaryIO, size: int) -> None:
-        """Under a name of its own first: such a file would be seen while it is written."""
+        """Writes under a temporary name first: such a file would be seen while it is written."""
         folder, _, name = uri.rpartition("/")
         temporary = f"{folder}/.tmp-{name}-{uuid.uuid4().hex}"
         file.seek(0)

@@ -1,7 +1,7 @@
-"""Files by path or URI: the few things that a build asks of a file system.
+"""Files by path or URI: the few operations that a build needs from a file system.
 
 Local paths go through the standard library, which is fast to import and can flush and rename atomically; everything
-with a scheme (``gs://``, ``s3://`` ...) goes through ``pipeline.storage.object_store``, and is read by ranges.
+with a scheme (``gs://``, ``s3://`` ...) goes through ``pipeline.storage.object_store``, and is read in ranges.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ if TYPE_CHECKING:
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_READS = 16  # at a time
+_READS = 16  # concurrent reads
 _MAGIC = re.compile(r"[*?\[]")
 
 
 class Found(NamedTuple):
-    """A file: its path or URI and a string that changes when it is replaced."""
+    """A file: its path or URI, and a string that changes when the file is replaced."""
 
     uri: str
     fingerprint: str
 
 
 class Versioned(NamedTuple):
-    """The content of a small file, and a string that is that of no other content that it had or will have."""
+    """The content of a small file, and a string that no other content of this file has had or will have."""
 
     data: bytes
     version: str
 
 
 def is_local(uri: str) -> bool:
-    """Whether this is a path of this machine and not a URI."""
+    """Returns whether ``uri`` is a path of this machine and not a URI."""
     return "://" not in uri
 
 
 def absolute(uri: str) -> str:
-    """The same file for a worker that runs in another folder."""
+    """Returns a name of the same file for workers that run in another folder."""
     return os.path.abspath(uri) if is_local(uri) else uri
 
 
 def join(folder: str, *names: str) -> str:
-    """``folder/names...`` for paths and URIs alike."""
+    """Returns ``folder/names...``, for paths and URIs alike."""
     return "/".join([folder.rstrip("/"), *names])
 
 
 def static_root(pattern: str) -> str:
-    """The folder above the first wildcard of a pattern, or above the file where there is none.
+    """Returns the folder above the first wildcard of a pattern, or above the file where there is none.
 
     >>> static_root("/data/slides/**/*.svs"), static_root("gs://bucket/a*/x.png")
     ('/data/slides', 'gs://bucket')
@@ -70,10 +70,10 @@ def static_root(pattern: str) -> str:
 
 
 def glob(pattern: str) -> Iterator[Found]:
-    """The files that match, in the order of their paths.
+    """Yields the files that match a pattern, in the order of their paths.
 
-    ``*`` and ``?`` stay within a name, ``[..]`` is a set, ``**`` stands for any number of folders. One dialect for
-    local disks and object stores, whose own ones differ.
+    ``*`` and ``?`` stay within a name, ``[..]`` is a set, ``**`` stands for any number of folders. The dialect is the
+    same for local disks and object stores, whose own dialects differ.
     """
     expression = re.compile(_translate(pattern), re.DOTALL)
     names = pattern.split("/")
@@ -95,7 +95,7 @@ def _translate(pattern: str) -> str:
 
 
 def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) -> Iterator[Found]:
-    """The files below a folder, sorted; of local ones those with at most ``depth`` names in their path."""
+    """Yields the files below a folder, sorted; of local files only those with at most ``depth`` names in the path."""
     if not is_local(folder):
         from pipeline.storage.object_store import objects_below
 
@@ -107,7 +107,7 @@ def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) ->
     except (FileNotFoundError, NotADirectoryError):
         return
     real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that it lies in
+    if real in above:  # a link to a folder that contains it
         return
     for entry in entries:
         # "./a" and "a" are the same file; patterns are written without the dot.
@@ -121,10 +121,10 @@ def _walk(folder: str, depth: int | None = None, above: tuple[str, ...] = ()) ->
 
 
 def fingerprints(uris: Sequence[str]) -> Iterator[str | None]:
-    """The fingerprint of each file as :func:`glob` gives it, in their order; None for those that are not there."""
+    """Yields the fingerprint of each file as :func:`glob` gives it, in the order of ``uris``; None if there is none."""
     if all(map(is_local, uris)):
         return map(_fingerprint, uris)
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # an object store answers many questions at a time
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # an object store answers many requests at a time
         return iter(list(pool.map(_fingerprint, uris)))
 
 
@@ -140,7 +140,7 @@ def _fingerprint(uri: str) -> str | None:
 
 
 def _stat(uri: str) -> Object | None:
-    """What there is in a store."""
+    """Returns the object at ``uri`` in a store; None if there is none."""
     from pipeline.storage.object_store import retry, store_of
 
     store = store_of(uri)
@@ -151,7 +151,7 @@ def _stat(uri: str) -> Object | None:
 
 
 def open_read(uri: str) -> BinaryIO:
-    """A seekable binary file; of one in a store only what is read is fetched, see ``pipeline.storage.range_file``.
+    """Opens a seekable binary file; from a store it fetches only what is read, see ``pipeline.storage.range_file``.
 
     Raises:
         OSError: if it cannot be opened.
@@ -164,13 +164,13 @@ def open_read(uri: str) -> BinaryIO:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of a small file."""
+    """Reads the whole content of a small file."""
     with open_read(uri) as file:
         return file.read()
 
 
 def read_if_there(uri: str) -> bytes | None:
-    """The whole content of a small file; None if there is none: one request fewer than to ask first."""
+    """Reads the whole content of a small file, None if there is none, without a request to ask first."""
     try:
         return read_bytes(uri)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -178,11 +178,11 @@ def read_if_there(uri: str) -> bytes | None:
 
 
 def read_many(items: Iterable[_Item], read: Callable[[_Item], _Result]) -> Iterator[_Result]:
-    """What ``read`` makes of items, in their order, some at a time: what takes the time is the way to the storage.
+    """Yields the result of ``read`` for each item, in order; some run at a time, as latency dominates.
 
     Args:
         items: such as URIs.
-        read: reads what belongs to one of them.
+        read: reads what belongs to one item.
     """
     with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
         yield from pool.map(read, items)
@@ -190,10 +190,10 @@ def read_many(items: Iterable[_Item], read: Callable[[_Item], _Result]) -> Itera
 
 @contextlib.contextmanager
 def atomic_write(uri: str) -> Iterator[BinaryIO]:
-    """A file that appears under ``uri`` complete or not at all, whatever happens before the end of the block.
+    """Opens a file that appears under ``uri`` complete or not at all, whatever happens before the end of the block.
 
-    Locally it is written under a name of its own, so that two workers that write the same file do not disturb each
-    other. For a store it waits in a temporary file: what is sent there appears when it has arrived.
+    A local file is written under a temporary name, so that two workers that write the same file do not disturb each
+    other. For a store the content waits in a temporary file: an object appears there when all of it has arrived.
     """
     if not is_local(uri):
         from pipeline.storage.object_store import retry, store_of
@@ -227,7 +227,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def read_version(uri: str) -> Versioned | None:
-    """The content of a small file with its version, for :func:`write_if`; None if there is none."""
+    """Reads the content of a small file with its version, for :func:`write_if`; None if there is none."""
     if is_local(uri):
         try:
             with open(uri, "rb") as file:
@@ -241,24 +241,24 @@ def read_version(uri: str) -> Versioned | None:
         return None
     try:
         return Versioned(retry(lambda: store_of(uri).fetch(found, 0, found.size)), found.version)
-    except OSError:  # it was replaced in between, or removed
+    except OSError:  # the file was replaced in between, or removed
         return read_version(uri)
 
 
 def write_if(uri: str, data: bytes, version: str | None) -> str | None:
-    """Writes a small file on the condition that it still has this version or, for None, that there is none.
+    """Writes a small file if it still has this version or, for None, if there is no such file.
 
-    Where a store has no conditions (others than S3 and Google's) it is written in any case.
+    Stores without conditional writes (all but S3 and Google Cloud Storage) write in any case.
 
     Returns:
-        Its new version; None if it was not written.
+        The new version; None if nothing was written.
     """
     if not is_local(uri):
         from pipeline.storage.object_store import retry, store_of
 
         return retry(lambda: store_of(uri).put_if(uri, data, version))
     folder, _, name = uri.rpartition("/")
-    temporary = f"{folder or '.'}/.tmp-{name}"  # one is enough: it is written under the lock
+    temporary = f"{folder or '.'}/.tmp-{name}"  # one name is enough: the file is written under the lock
     with _locked(folder or "."):
         status = os.stat(uri) if os.path.exists(uri) else None
         if (_version(status) if status else None) != version:
@@ -278,7 +278,7 @@ def _version(status: os.stat_result) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """Keeps other processes out for a moment; they lock the same file."""
+    """Keeps other processes out during the block; they lock the same file."""
     import fcntl
 
     with open(f"{folder}/.lock", "a") as lock:
@@ -288,9 +288,9 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 def copy(source: str, target: str) -> None:
-    """The same file at another place, complete or not at all.
+    """Copies a file to another place, complete or not at all.
 
-    On local disks there is no other copy of its bytes, and within a store they do not leave it.
+    On a local disk with links both names share the same bytes; within a store that can copy, the bytes do not leave it.
     """
     if is_local(source) and is_local(target):
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
@@ -300,7 +300,7 @@ def copy(source: str, target: str) -> None:
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)
-        with contextlib.suppress(FileNotFoundError):  # rename(2) leaves both names of one file
+        with contextlib.suppress(FileNotFoundError):  # rename(2) keeps both names if they are of one file
             os.remove(temporary)
         return
     if source.partition("://")[0] == target.partition("://")[0]:
@@ -314,7 +314,7 @@ def copy(source: str, target: str) -> None:
 
 
 def size(uri: str) -> int | None:
-    """Bytes of a file; None if there is none."""
+    """Returns the size of a file in bytes; None if there is none."""
     if is_local(uri):
         return os.path.getsize(uri) if os.path.isfile(uri) else None
     found = _stat(uri)
@@ -322,14 +322,14 @@ def size(uri: str) -> int | None:
 
 
 def files_below(folder: str) -> list[str]:
-    """Paths of all files below a folder, relative to it, sorted; empty if there is no such folder."""
+    """Returns the paths of all files below a folder, relative to it, sorted; empty if there is no such folder."""
     folder = folder.rstrip("/")
     above = 0 if folder == "." else len(folder) + 1
     return sorted(found.uri[above:] for found in _walk(folder))
 
 
 def folders_in(folder: str) -> list[str]:
-    """Names of the folders in a folder, sorted, without a look at what is below them; empty if there is none."""
+    """Returns the names of the folders in a folder, sorted, without listing their content; empty if it is missing."""
     if is_local(folder):
         try:
             return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
@@ -352,7 +352,7 @@ def delete(uri: str) -> None:
 
 
 def digest_of(uri: str) -> str:
-    """32 hexadecimal digits of the bytes of a local file; what begins with ``missing`` is no digest."""
+    """Returns 32 hexadecimal digits of the bytes of a local file, or text that begins with ``missing`` if it cannot."""
     if not uri or not is_local(uri):
         return "missing"
     try:

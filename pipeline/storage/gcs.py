@@ -1,4 +1,4 @@
-"""Google Cloud Storage, by google-cloud-storage; ``STORAGE_EMULATOR_HOST`` names a server for tests."""
+"""Google Cloud Storage, through google-cloud-storage; ``STORAGE_EMULATOR_HOST`` names a server for tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.storage.object_store import Object, Store, failure, is_transient
 
 @functools.cache
 def store() -> Store:
-    """The store of this process."""
+    """Returns the store of this process."""
     return _GoogleCloud()
 
 
@@ -98,7 +98,7 @@ def _client() -> google.cloud.storage.Client:
         return google.cloud.storage.Client.create_anonymous_client()
     try:
         return google.cloud.storage.Client()
-    except (google.auth.exceptions.DefaultCredentialsError, OSError):  # no credentials, or no project: what is public
+    except (google.auth.exceptions.DefaultCredentialsError, OSError):  # no credentials or no project: public objects
         return google.cloud.storage.Client.create_anonymous_client()
 
 

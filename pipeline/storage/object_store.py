@@ -1,7 +1,7 @@
-"""Object stores: the few things that a build asks of them, and how it insists.
+"""Object stores: the few operations that a build needs from them, and how it retries.
 
-Each file of this package is one kind of store behind one protocol; :func:`store_of` picks it by the scheme of a URI.
-Credentials are found by the cloud's own library (environment, its files, the machine), never in a URI or a
+The modules ``s3``, ``gcs`` and ``beam`` each implement :class:`Store`; :func:`store_of` picks one by the scheme of a
+URI. The cloud's own library finds the credentials (in the environment, its files, the machine), never in a URI or a
 configuration.
 """
 
@@ -18,14 +18,14 @@ from pipeline.errors import PreconditionError, TransientError, UsageError
 
 _Result = TypeVar("_Result")
 
-# A request that got no answer for so long is given up and made again.
+# A request without an answer for so long is given up and retried.
 TIMEOUT_S = 60.0
-# 0.25, 0.5, 1 ... seconds between the tries, each time half of it by chance, so that many workers do not come at once:
-# about half a minute together.
+# 0.25, 0.5, 1 ... seconds between the tries, each shortened by up to half at random, so that many workers do not retry
+# at once: about half a minute in all.
 _ATTEMPTS = 8
 _FIRST_PAUSE_S = 0.25
 
-# Scheme -> its module here, the library that it needs, the extra that brings it; Beam knows all others.
+# Scheme -> its module in this package, the library that it needs, the extra that installs it; others go to Beam.
 _STORES = {"s3": ("s3", "boto3", "aws"), "gs": ("gcs", "google.cloud.storage", "gcp")}
 _OTHER = ("beam", "apache_beam", "")
 
@@ -47,27 +47,27 @@ class Object(NamedTuple):
 
 
 class Store:
-    """What a store can do. Each method makes one request or a few, and does not try again.
+    """The operations of a store. Each method makes one request or a few, and does not retry.
 
     Raises:
-        TransientError: where another try may end well: errors of the server, timeouts, connections that broke.
-        OSError: where it will not; FileNotFoundError for what is not there.
+        TransientError: if another try may succeed: server errors, timeouts, broken connections.
+        OSError: if it will not; FileNotFoundError for an object that is not there.
     """
 
     def stat(self, uri: str) -> Object:
-        """What there is at ``uri``."""
+        """Returns the object at ``uri``."""
         raise NotImplementedError
 
     def fetch(self, found: Object, start: int, stop: int) -> bytes:
-        """The bytes ``start .. stop`` of an object as it was found."""
+        """Returns the bytes ``start .. stop`` of an object as it was found."""
         raise NotImplementedError
 
     def page(self, prefix: str, token: str | None) -> tuple[list[Object], str | None]:
-        """Some of the objects whose URIs begin so, in the order of their names, and the token for the next ones."""
+        """Returns some objects whose URIs begin with ``prefix``, in the order of their names, and the next token."""
         raise NotImplementedError
 
     def put(self, uri: str, file: BinaryIO, size: int) -> None:
-        """Makes an object of a file, which can be read again from its beginning: whole or not at all."""
+        """Stores a file, which can be read again from its beginning, as an object: whole or not at all."""
         raise NotImplementedError
 
     def delete(self, uri: str) -> None:
@@ -75,23 +75,23 @@ class Store:
         raise NotImplementedError
 
     def put_if(self, uri: str, data: bytes, version: str | None) -> str | None:
-        """Makes an object in place of the one of this version, or where there is none; its version, or None if not.
+        """Writes an object if the present one has this version or, for None, if there is none.
 
-        Stores without such conditions make it in any case.
+        Returns its new version, or None if nothing was written. Stores without such conditions write in any case.
         """
         raise NotImplementedError
 
     def copy(self, source: str, target: str) -> None:
-        """Makes an object of another one of this store; not implemented where its bytes would come here."""
+        """Copies an object within this store; not implemented where its bytes would pass through this process."""
         raise NotImplementedError
 
     def folders(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
-        """Some of the names that end with a slash behind a prefix, and the token for the next ones."""
+        """Returns some of the folder names that follow a prefix, up to the next slash, and the next token."""
         raise NotImplementedError
 
 
 def store_of(uri: str) -> Store:
-    """The store of a URI.
+    """Returns the store of a URI.
 
     Raises:
         UsageError: if its library is not installed.
@@ -107,10 +107,10 @@ def store_of(uri: str) -> Store:
 
 
 def retry(request: Callable[[], _Result]) -> _Result:
-    """The result of a request, which is made again, after longer and longer pauses, where its failure may pass.
+    """Returns the result of a request, which is repeated after longer and longer pauses while its error is transient.
 
     Raises:
-        OSError: if it did not pass.
+        OSError: if the last try failed, too.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -123,7 +123,7 @@ def retry(request: Callable[[], _Result]) -> _Result:
 
 
 def objects_below(prefix: str) -> Iterator[Object]:
-    """Everything whose URI begins so, in the order of the names."""
+    """Yields all objects whose URIs begin with ``prefix``, in the order of their names."""
     store, token = store_of(prefix), None
     while True:
         found, token = retry(functools.partial(store.page, prefix, token))
@@ -133,7 +133,7 @@ def objects_below(prefix: str) -> Iterator[Object]:
 
 
 def folders_below(prefix: str) -> Iterator[str]:
-    """Names of the folders right below a prefix that ends with a slash."""
+    """Yields the names of the folders right below a prefix that ends with a slash."""
     store, token = store_of(prefix), None
     while True:
         found, token = retry(functools.partial(store.folders, prefix, token))
@@ -143,12 +143,12 @@ def folders_below(prefix: str) -> Iterator[str]:
 
 
 def is_transient(status: int | None) -> bool:
-    """Whether an HTTP status may be another one the next time; None for no answer at all."""
+    """Returns whether another try may give another HTTP status; None stands for no answer at all."""
     return status is None or status >= 500 or status in (408, 425, 429)
 
 
 def failure(status: int, uri: str, message: str) -> OSError:
-    """The error for an HTTP status that will not pass."""
+    """Returns the error for an HTTP status that is not transient."""
     kinds: dict[int, type[OSError]] = {
         404: FileNotFoundError,
         401: PermissionError,

@@ -1,8 +1,8 @@
-"""A file in a store, read by ranges: as few bytes as the reader needs, in as few requests as they allow.
+"""A file in a store, read in ranges: as few bytes as the reader needs, in as few requests as they allow.
 
-Small reads, of headers, go through blocks that all files of the process share: an image that is opened again costs a
-question for its version and no bytes. Reads that follow each other get ahead, further each time. What a reader will
-want it can say before (:meth:`RangeFile.prefetch`); this comes in large pieces, several at a time.
+Small reads, such as of headers, go through a cache of blocks that all files of the process share: opening an image
+again costs one request for its version and no bytes. Sequential reads read ahead, further each time. A reader can
+announce what it will read (:meth:`RangeFile.prefetch`); this is fetched in large pieces, several at a time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipeline.errors import TransientError
 from pipeline.storage.object_store import Object, Store, retry, store_of
 
 BLOCK_BYTES = 1 << 16
-# Above this, a read is no header: it is fetched to the byte.
+# A larger read is no header: exactly its bytes are fetched.
 _SMALL_BYTES = 4 * BLOCK_BYTES
 _REQUEST_BYTES = 8 << 20
-# Two pieces with less between them cost less in one request: 10 ms at 100 MB/s are 1 MB.
+# Two pieces with a smaller gap between them cost less in one request: 10 ms at 100 MB/s are 1 MB.
 _GAP_BYTES = 1 << 15
 _CACHE_BYTES = 128 << 20
 _KEPT_BYTES = 16 << 20
@@ -30,7 +30,7 @@ _HELD_BYTES = 64 << 20
 
 
 class _Blocks:
-    """The blocks that were read last, of all files of the process."""
+    """The most recently used blocks of all files of the process."""
 
     def __init__(self) -> None:
         self._blocks: collections.OrderedDict[Any, bytes] = collections.OrderedDict()
@@ -56,22 +56,22 @@ _cache = _Blocks()
 
 @functools.cache
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    """Requests of this process that run beside each other."""
+    """Returns the threads for concurrent requests of this process."""
     return concurrent.futures.ThreadPoolExecutor(16, thread_name_prefix="patchbeam-fetch")
 
 
 class RangeFile(io.RawIOBase):
-    """A seekable file in a store; pinned to the content that it had when it was opened.
+    """A seekable file in a store, pinned to the content that it had when it was opened.
 
     Raises:
-        OSError: if it is not there; from every read, if the store does not deliver.
+        OSError: if the file is not there; from every read, if the store does not deliver.
     """
 
     def __init__(self, uri: str):
         self._store: Store = store_of(uri)
         self._object = retry(lambda: self._store.stat(uri))
         self._position = 0
-        self._next, self._ahead = -1, 0  # the block after the last small read, and how many follow it at once
+        self._next, self._ahead = -1, 0  # the block after the last small read, and how many to read ahead
         self._held: list[tuple[int, bytes]] = []
         self._lock = threading.Lock()
 
@@ -85,7 +85,7 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """See ``io.RawIOBase``; raises ValueError for a place before the beginning."""
+        """Moves to a position, see ``io.RawIOBase``; raises ValueError for one before the beginning."""
         position = offset + (0, self._position, self._object.size)[whence]
         if position < 0:
             raise ValueError(f"an offset of {position}")
@@ -98,7 +98,7 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
     def read(self, size: int | None = -1) -> bytes:
-        """All bytes asked for, up to the end of the file."""
+        """Returns all requested bytes, up to the end of the file."""
         everything = size is None or size < 0
         stop = self._object.size if everything else min(self._position + (size or 0), self._object.size)
         start, self._position = self._position, max(self._position, stop)
@@ -108,7 +108,7 @@ class RangeFile(io.RawIOBase):
         return self._read(start, stop, keep=not everything) if held is None else held
 
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Fetches what will be read soon: ``(offset, bytes)`` of each read. For more than fits it does nothing."""
+        """Fetches ranges that will be read soon, each as ``(offset, bytes)``; does nothing if they do not fit."""
         pieces: list[list[int]] = []
         for start, size in sorted(ranges):
             stop = min(start + size, self._object.size)
@@ -128,7 +128,7 @@ class RangeFile(io.RawIOBase):
                 self._held.pop(0)
 
     def _take(self, start: int, stop: int) -> bytes | None:
-        """Bytes that were expected; a piece goes when its end was read."""
+        """Returns bytes that were prefetched, else None; a piece is dropped when its end was read."""
         with self._lock:
             for number, (first, data) in enumerate(self._held):
                 if first <= start and stop <= first + len(data):
@@ -163,7 +163,7 @@ class RangeFile(io.RawIOBase):
         return b"".join(data[max(0, start - at) : max(0, stop - at)] for at, data in parts)
 
     def _get_ahead(self, missing: list[int]) -> int:
-        """How many blocks more to fetch: none at first, more and more where a file is read from end to end."""
+        """Returns how many blocks to read ahead: none at first, more and more where a file is read from end to end."""
         follows = missing[0] == self._next
         self._ahead = min(max(1, 2 * self._ahead), _REQUEST_BYTES // BLOCK_BYTES) if follows else 0
         return self._ahead if self._ahead > 2 else 0

@@ -1,4 +1,4 @@
-"""Amazon S3 and what speaks its protocol (``AWS_ENDPOINT_URL``), by boto3."""
+"""Amazon S3 and servers that speak its protocol (``AWS_ENDPOINT_URL``), through boto3."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.errors import PreconditionError, TransientError
 from pipeline.storage import object_store
 from pipeline.storage.object_store import Object, Store, failure, is_transient, retry
 
-# Above this size an object is sent in parts, which are tried again one by one.
+# Above this size an object is sent in parts, which are retried one by one.
 _PART_BYTES = 32 << 20
 
 
 @functools.cache
 def store() -> Store:
-    """The store of this process."""
+    """Returns the store of this process."""
     return _S3()
 
 
@@ -36,7 +36,7 @@ class _S3(Store):
             read_timeout=object_store.TIMEOUT_S,
             retries={"total_max_attempts": 1},  # see object_store.retry
             max_pool_connections=64,
-            # Checksums of their own make requests that other servers than Amazon's do not understand.
+            # boto3's own checksums make requests that servers other than Amazon's do not understand.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             **public,
@@ -81,7 +81,7 @@ class _S3(Store):
                 parts.append({"ETag": sent["ETag"], "PartNumber": part["PartNumber"]})
             whole = {"UploadId": upload, "MultipartUpload": {"Parts": parts}}
             retry(lambda: self._call(uri, "complete_multipart_upload", **whole))
-        except FileNotFoundError:  # an answer that got lost: the upload was complete, and is not known any more
+        except FileNotFoundError:  # an answer got lost: the upload was complete, and is no longer known
             if retry(lambda: self.stat(uri)).size != size:
                 raise
         except BaseException:
@@ -103,14 +103,14 @@ class _S3(Store):
             with _errors(uri):
                 found: str | None = self._client.put_object(**_place(uri), Body=data, **condition)["ETag"]
                 return found
-        except FileNotFoundError:  # the one to be replaced is gone
+        except FileNotFoundError:  # the object to be replaced is gone
             return None
         except PreconditionError:
             return None
 
     def copy(self, source: str, target: str) -> None:
         with _errors(source):
-            self._client.copy(_place(source), **_place(target))  # in parts where it has to be
+            self._client.copy(_place(source), **_place(target))  # in parts where needed
 
     def folders(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
         with _errors(prefix):
@@ -136,7 +136,7 @@ def _errors(uri: str) -> Iterator[None]:
         yield
     except botocore.exceptions.ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if is_transient(status) or status == 409:  # two conditional requests at a time
+        if is_transient(status) or status == 409:  # 409: two conditional requests at a time
             raise TransientError(f"{uri}: the store answers {status}") from error
         raise failure(status, uri, str(error)) from error
     except botocore.exceptions.NoCredentialsError as error:

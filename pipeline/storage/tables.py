@@ -18,7 +18,7 @@ _BATCH = 10_000
 def read_table(
     uri: str, filters: list[tuple[str, str, Any]] | None = None, columns: list[str] | None = None
 ) -> pa.Table:
-    """A Parquet file as a table, or the rows that pass all of the filters, ``(column, operator, value)``."""
+    """Reads a Parquet file as a table, or only rows that pass all of the filters, ``(column, operator, value)``."""
     import pyarrow.parquet as pq
 
     with open_read(uri) as file:
@@ -28,7 +28,7 @@ def read_table(
 def read_rows(
     uri: str, first: int = 0, end: int | None = None, columns: Sequence[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows from ``first`` to ``end`` of a Parquet file, all of them if not given; of others as little as it can."""
+    """Yields the rows from ``first`` to ``end`` of a Parquet file, by default all; reads few of the other rows."""
     import pyarrow.parquet as pq
 
     with open_read(uri) as file:
@@ -47,7 +47,7 @@ def write_table(uri: str, table: pa.Table, group: int = 1 << 16) -> None:
     """Writes a table as a Parquet file, complete or not at all; equal tables give equal bytes.
 
     Args:
-        uri: of the file.
+        uri: path or URI of the file.
         table: what to write.
         group: rows that are read together.
     """

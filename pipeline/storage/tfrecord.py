@@ -1,7 +1,7 @@
 """The framing of TFRecord files: a length, its checksum, the payload, its checksum.
 
-Format: tensorflow/core/lib/io/record_writer.h. Written here, because TensorFlow writes to few stores and tells no
-offsets.
+The format is that of tensorflow/core/lib/io/record_writer.h. It is written here because TensorFlow writes to few
+stores and tells no offsets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MAX_PAYLOAD = 1 << 31
 
 
 def frame(payload: bytes) -> bytes:
-    """A whole record.
+    """Returns the whole record of a payload.
 
     >>> len(frame(b"abc"))
     19
@@ -47,6 +47,6 @@ def read_record(file: BinaryIO) -> tuple[bytes, int] | None:
 
 
 def masked_crc(data: bytes) -> bytes:
-    """The checksum of the format: CRC-32C, rotated and shifted (tensorflow/core/lib/hash/crc32c.h)."""
+    """Returns the checksum of the format: CRC-32C, rotated and shifted (tensorflow/core/lib/hash/crc32c.h)."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -24,7 +24,7 @@ from pipeline.versions.manifest import Accounts
 
 
 def images_allowed(accounts: Accounts, max_rejected: float) -> int:
-    """Images that may have rejections: the configured share, but one in any case unless it is 0."""
+    """Returns how many images may have rejections: the configured share, but at least one unless the share is 0."""
     return max(1, math.floor(max_rejected * accounts.images)) if max_rejected else 0
 
 
@@ -35,7 +35,7 @@ def check_budget(accounts: Accounts, max_rejected: float, counters: dict[str, in
         accounts: the totals of the build.
         max_rejected: the configured share of the images.
         counters: what the build did.
-        folder: of the version, for the message.
+        folder: folder of the version, for the message.
 
     Raises:
         TooManyRejectedError: if more images had rejections than are allowed, or no patch was written.
@@ -64,14 +64,14 @@ def reconcile(folder: str, work: str, level: int, images: int, totals: Mapping[s
     """Writes ``images.parquet`` and ``rejected.jsonl`` below ``folder``, and adds everything up.
 
     Args:
-        folder: of the version.
-        work: where its workers left their parts.
-        level: of the pyramids, as it was asked for.
+        folder: folder of the version.
+        work: folder in which its workers left their parts.
+        level: pyramid level, as it was asked for.
         images: number of images of the listing.
-        totals: split -> what its shards add up to.
+        totals: split -> sums over its shards.
 
     Raises:
-        RuntimeError: if the sums do not come out: an error of the program, never of the data.
+        RuntimeError: if the sums do not agree: an error of the program, never of the data.
     """
     shards = pa.concat_tables(split.images for split in totals.values())
     table = _balance(read_images(work, images), shards)
@@ -99,7 +99,7 @@ def reconcile(folder: str, work: str, level: int, images: int, totals: Mapping[s
 
 
 def _balance(images: pa.Table, shards: pa.Table) -> pa.Table:
-    """The table of images, completed by what became of their patches in the shards."""
+    """Returns the table of images, completed by the counts of their patches in the shards."""
     place = pc.index_in(images["image_id"], shards["image_id"].combine_chunks())
     count = lambda name: pc.fill_null(pc.take(shards[name], place), 0)
     planned, accounted = count("planned"), pc.add(pc.add(count("written"), count("filtered")), count("rejected"))

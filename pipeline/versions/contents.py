@@ -1,4 +1,4 @@
-"""What a version holds when its shards are written: their sums, their table, and every other file."""
+"""The contents of a version whose shards are written: their sums, their table, and every other file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.versions.manifest import Accounts, FileFacts, SplitFacts
 
 
 def collect(version: Version) -> dict[str, Sums]:
-    """What the shards of each split add up to; writes their table, and removes what earlier attempts left."""
+    """Returns the sums over the shards of each split; writes their table, and removes leftovers of earlier attempts."""
     plan = read_plan(version.work) or {}
     totals = {split: read_sums(version.work, split, facts["shards"]) for split, facts in plan.items()}
     keep_only(version, _shard_files(totals) | {"inputs.parquet"})
@@ -25,7 +25,7 @@ def collect(version: Version) -> dict[str, Sums]:
 
 
 def split_facts(totals: Mapping[str, Sums], accounts: Accounts) -> dict[str, SplitFacts]:
-    """What each split holds."""
+    """Returns the contents of each split, in numbers."""
     return {
         split: SplitFacts(
             images=accounts.split_images.get(split, 0),
@@ -39,7 +39,7 @@ def split_facts(totals: Mapping[str, Sums], accounts: Accounts) -> dict[str, Spl
 
 
 def file_facts(version: Version, totals: Mapping[str, Sums]) -> dict[str, FileFacts]:
-    """Size and checksum of every file but those of the shards, which are in their table."""
+    """Returns size and checksum of every file except those of the shards, which are in the table of shards."""
     elsewhere = _shard_files(totals)
     files = {}
     for below in storage.files_below(version.folder):
@@ -50,6 +50,6 @@ def file_facts(version: Version, totals: Mapping[str, Sums]) -> dict[str, FileFa
 
 
 def _shard_files(totals: Mapping[str, Sums]) -> set[str]:
-    """Paths of all files of all shards, below the version."""
+    """Returns the paths of all files of all shards, below the version."""
     names = (name for part in totals.values() for name in part.shards["shard"].to_pylist())
     return {path for name in names for path in files_of(name)}

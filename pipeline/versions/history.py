@@ -1,4 +1,4 @@
-"""The versions of an output: what there is, going back, and making room."""
+"""The versions of an output: listing them, rolling back, and pruning."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class VersionSummary(NamedTuple):
     """A complete version.
 
     Attributes:
-        version: which one.
-        manifest: of it; None if it was changed after it was written, or has a format that is not read.
+        version: the version.
+        manifest: its manifest; None if it was changed after it was written, or has a format that is not read.
         status: ``published``, ``earlier`` (it was published before), ``withdrawn`` (by a rollback) or ``held back``.
     """
 
@@ -30,7 +30,7 @@ class VersionSummary(NamedTuple):
 
 
 def list_versions(output: str) -> list[VersionSummary]:
-    """The complete versions, from the oldest to the newest."""
+    """Returns the complete versions, from the oldest to the newest."""
     latest, taken_back = lifecycle.latest(output), lifecycle.withdrawn(output)
     published = {note["version"] for note in lifecycle.publications(output)}
     found = []
@@ -45,7 +45,7 @@ def list_versions(output: str) -> list[VersionSummary]:
 
 
 def require_publishable(version: Version) -> Manifest:
-    """The manifest of a version that can be published.
+    """Returns the manifest of a version that can be published.
 
     Raises:
         DatasetError: if there is no such version, it is not complete, was changed, or has a format that is not read.
@@ -57,13 +57,13 @@ def require_publishable(version: Version) -> Manifest:
 
 
 def roll_back(output: str, held: Lease) -> tuple[Version, Version]:
-    """Publishes the version that was published before; the one that is now is noted as withdrawn.
+    """Publishes the version that was published before, and notes the present one as withdrawn.
 
     Returns:
-        (the version that is published now, the one that was)
+        (the version that is published now, the version that was withdrawn)
 
     Raises:
-        DatasetError: if there is none.
+        DatasetError: if there is no version to go back to.
     """
     latest = lifecycle.latest(output)
     notes = [note["version"] for note in lifecycle.publications(output)]
@@ -80,9 +80,9 @@ def roll_back(output: str, held: Lease) -> tuple[Version, Version]:
 
 
 def prunable(output: str, keep: int, keep_days: float) -> list[Version]:
-    """Versions that are neither published, nor among the newest ``keep``, nor younger than ``keep_days``.
+    """Returns the versions that are neither published, nor among the newest ``keep``, nor younger than ``keep_days``.
 
-    What is being built is not among them.
+    A version that is being built is not among them.
     """
     latest, versions = lifecycle.latest(output), lifecycle.complete_versions(output)
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=keep_days)
@@ -91,7 +91,7 @@ def prunable(output: str, keep: int, keep_days: float) -> list[Version]:
 
 
 def exclusive_bytes(version: Version) -> int:
-    """Bytes of a version that no other name of the same files keeps; in a store, where there are none, all of them."""
+    """Returns the bytes of files of a version that have no other hard link; in a store, which has no links, of all."""
     paths = [storage.join(version.folder, below) for below in storage.files_below(version.folder)]
     if storage.is_local(version.folder):
         return sum(status.st_size for status in map(os.stat, paths) if status.st_nlink == 1)

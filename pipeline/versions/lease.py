@@ -2,7 +2,7 @@
 
 ``OUT/LEASE`` says who has it and until when. It is written on the condition that nobody wrote it in between, and
 renewed while its owner lives. Whoever ends without giving it back loses it when it expires or, where another process
-of the same machine can see that the owner is dead, at once. What is published is moved on the same condition, so that a
+of the same machine can see that the owner is dead, at once. ``OUT/LATEST`` is moved on the same condition, so that a
 build that lost its lease, or slept through it, cannot publish.
 """
 
@@ -25,18 +25,18 @@ from pipeline.errors import BusyError, ConfigError, LeaseLostError
 
 LASTS_S = 300.0
 _RENEWALS = 5  # in the time that a lease lasts
-_LOOKS_S = 5.0  # between two looks at a lease that somebody else has
-_SETTLES_S = 2.0  # after which the last of several writers has won, where a store has no conditions
+_LOOKS_S = 5.0  # between two looks at the lease of another build
+_SETTLES_S = 2.0  # after which the last of several writers has won, in a store that ignores conditions
 
 
 class Owner(NamedTuple):
-    """Who has a lease: what ``OUT/LEASE`` holds, as JSON.
+    """The owner of a lease: the content of ``OUT/LEASE``, as JSON.
 
     Attributes:
-        id: no other lease has it.
-        host, pid: for people.
-        process: where it can be seen whether the owner lives: the boot and the namespace of its process, with the time
-            that it began; empty where that is not known.
+        id: unique among all leases.
+        host, pid: shown to people.
+        process: shows whether the owner lives: the boot and the namespace of its process, with the time that it began;
+            empty where that is not known.
         started, expires: seconds since 1970, by the clock of the owner.
     """
 
@@ -49,25 +49,25 @@ class Owner(NamedTuple):
 
     @classmethod
     def me(cls) -> Owner:
-        """This process, from now on."""
+        """Returns this process as an owner, from now on."""
         now = time.time()
         return cls(uuid.uuid4().hex, platform.node(), os.getpid(), _process(os.getpid()), now, now + LASTS_S)
 
     @property
     def is_gone(self) -> bool:
-        """Whether the lease has expired, or its owner is seen to be dead."""
+        """Says whether the lease has expired, or its owner is seen to be dead."""
         here, _, _ = _process(os.getpid()).rpartition("/")
         seen = bool(here) and self.process.startswith(f"{here}/")
         return self.expires < time.time() or (seen and _process(self.pid) != self.process)
 
     def encode(self) -> bytes:
-        """As JSON, with the times in words."""
+        """Returns the owner as JSON, with the times in words."""
         words = {f"{name}_utc": utc(getattr(self, name)) for name in ("started", "expires")}
         return (json.dumps(self._asdict() | words, indent=1) + "\n").encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Owner | None:
-        """Inverse of :meth:`encode`; None for what cannot be understood."""
+        """Inverts :meth:`encode`; returns None for data that cannot be understood."""
         try:
             values = json.loads(data)
             kinds = {"id": str, "host": str, "pid": int, "process": str, "started": float, "expires": float}
@@ -77,7 +77,7 @@ class Owner(NamedTuple):
 
 
 def _process(pid: int) -> str:
-    """``boot/namespace/time``: what tells a process from every other one; empty where there is no ``/proc``."""
+    """Returns ``boot/namespace/time``, which identifies a process; empty where there is no ``/proc``."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
@@ -90,7 +90,7 @@ def _process(pid: int) -> str:
 
 
 def utc(seconds: float) -> str:
-    """Seconds since 1970 in words, as everything that is written down has them: ``2026-01-31T23:59:59Z``."""
+    """Formats seconds since 1970 as all files and messages do: ``2026-01-31T23:59:59Z``."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -114,7 +114,7 @@ class Lease:
         while True:
             found = storage.read_version(self._uri)
             owner = Owner.decode(found.data) if found else None
-            if found and owner and owner.id == self._me.id:  # written after all, the answer got lost
+            if found and owner and owner.id == self._me.id:  # it was written, and only the answer got lost
                 return
             if owner and not owner.is_gone:
                 if not wait:
@@ -128,9 +128,9 @@ class Lease:
             self._me = self._me._replace(started=now, expires=now + LASTS_S)
             version = storage.write_if(self._uri, self._me.encode(), found and found.version)
             if version and storage.write_if(self._uri, self._me.encode(), None):
-                # It is there, so that this had to fail: the store does not look at conditions.
+                # The lease exists, so this write should have failed: the store ignores conditions.
                 time.sleep(_SETTLES_S)
-                continue  # whoever wrote last finds itself
+                continue  # the last writer finds its own lease
             if version:
                 return
 
@@ -141,10 +141,10 @@ class Lease:
         )
 
     def renew(self) -> None:
-        """Makes the lease last from now.
+        """Extends the lease from now.
 
         Raises:
-            LeaseLostError: if it is somebody else's.
+            LeaseLostError: if another build has it.
         """
         with self._lock:
             me = self._me._replace(expires=time.time() + LASTS_S)
@@ -173,7 +173,7 @@ class Lease:
         """Moves ``LATEST``, if the lease still holds and nobody moved it since the lease began.
 
         Raises:
-            LeaseLostError: if not.
+            LeaseLostError: if the lease is lost, or ``LATEST`` was moved.
         """
         self.renew()
         moved = storage.write_if(self._pointer, f"{name}\n".encode(), self._latest)
@@ -203,10 +203,10 @@ def hold(out: str, wait: bool = False) -> Iterator[Lease]:
 
     Args:
         out: the output.
-        wait: whether to wait while somebody else has it.
+        wait: whether to wait while another build has it.
 
     Raises:
-        BusyError: if somebody else has it.
+        BusyError: if another build has it.
         ConfigError: if the folder cannot be written.
     """
     try:

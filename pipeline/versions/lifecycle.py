@@ -1,9 +1,9 @@
 """Versions of a dataset: a folder for each build, a manifest that makes it complete, and one pointer to the latest.
 
 A build works in ``OUT/versions/<name>``, which holds a folder ``work`` until the version is published. Its manifest is
-written when everything else is in place: the version is complete. Then ``OUT/LATEST`` is replaced by one with its name:
-it is published. Whatever dies before that leaves the published version as it was, and its finished shards to the next
-build of the same configuration. All of it happens while holding the lease of the output.
+written when everything else is in place: then the version is complete. After that ``OUT/LATEST`` is replaced by a file
+with its name: the version is published. A build that dies before that leaves the published version as it was, and its
+finished shards to the next build of the same configuration. All of this happens while holding the lease of the output.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ class Version(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where it lies."""
+        """The folder of the version."""
         return storage.join(self.output, "versions", self.name)
 
     @property
     def work(self) -> str:
-        """Where its build keeps what it needs until the version is published."""
+        """The folder in which the build keeps what it needs until the version is published."""
         return storage.join(self.folder, WORK)
 
     @property
     def manifest(self) -> Manifest | None:
-        """Its manifest, read now; None if it is not complete. Raises what ``read_manifest`` raises."""
+        """The manifest, read now; None if the version is not complete. Raises what ``read_manifest`` raises."""
         return read_manifest(self.folder)
 
     @property
     def is_complete(self) -> bool:
-        """Whether it has a manifest, asked now."""
+        """Says whether the version has a manifest at this moment."""
         return bool(_NAME.fullmatch(self.name)) and storage.size(storage.join(self.folder, MANIFEST)) is not None
 
 
 def latest(output: str) -> Version | None:
-    """The published version; None before the first.
+    """Returns the published version; None before the first.
 
     Raises:
         DatasetError: if the pointer does not hold a name of a version.
@@ -81,25 +81,25 @@ def check_format(output: str) -> None:
     """Refuses an output whose published version was made by a newer patchbeam.
 
     Raises:
-        FormatError: for one that was.
+        FormatError: if it was.
     """
     version = latest(output)
     written = format_of(version.folder) if version else None
     if version and written is not None and written > FORMAT:
         raise FormatError(
-            f"{version.folder}/{MANIFEST}: has format {written}, this patchbeam writes format {FORMAT} and would hide it "
-            "from its readers; install a newer one, or choose another output.path"
+            f"{version.folder}/{MANIFEST}: has format {written}, this patchbeam writes format {FORMAT} and would hide "
+            "it from its readers; install a newer one, or choose another output.path"
         )
 
 
 def begin(output: str, content_digest: str, identity: str) -> tuple[Version, bool]:
-    """The version to build in: the one that a build of the same configuration left unfinished, else a new one.
+    """Returns the version to build in: one that a build of the same configuration left unfinished, else a new one.
 
-    What other builds left unfinished is removed. To be called while holding the lease of the output.
+    Versions that other builds left unfinished are removed. The caller must hold the lease of the output.
 
     Args:
         output: the folder of all versions.
-        content_digest: of the configuration.
+        content_digest: digest of the configuration.
         identity: digest of the configuration and the images, for the name of a new version.
 
     Returns:
@@ -124,7 +124,7 @@ def begin(output: str, content_digest: str, identity: str) -> tuple[Version, boo
 
 
 def _next_time(versions: list[Version]) -> str:
-    """Now, but after the newest version: names sort as the versions follow each other, whatever the clock says."""
+    """Returns the time, but after the newest version: names sort by age of the versions, whatever the clock says."""
     now = datetime.datetime.now(datetime.UTC)
     if versions:
         newest = datetime.datetime.strptime(max(versions).name[:16], _TIME).replace(tzinfo=datetime.UTC)
@@ -133,7 +133,7 @@ def _next_time(versions: list[Version]) -> str:
 
 
 def _sweep(output: str) -> None:
-    """Removes what writers that were killed left beside the versions."""
+    """Removes temporary files that killed writers left next to the versions."""
     if storage.is_local(output):
         for entry in list(os.scandir(output)) if os.path.isdir(output) else ():
             if entry.name.startswith(".tmp-") and entry.is_file():
@@ -142,12 +142,12 @@ def _sweep(output: str) -> None:
 
 
 def unfinished(output: str) -> Version | None:
-    """The newest version that is being built, or that a build left unfinished; None if there is none."""
+    """Returns the newest version that is being built, or that a build left unfinished; None if there is none."""
     return next((version for version in reversed(_versions(output)) if not version.is_complete), None)
 
 
 def complete_versions(output: str) -> list[Version]:
-    """The versions that are complete, published or not, from the oldest to the newest."""
+    """Returns the versions that are complete, published or not, from the oldest to the newest."""
     return [version for version in _versions(output) if version.is_complete]
 
 
@@ -155,9 +155,9 @@ def publish(version: Version, held: Lease, by: str = "build", withdrawn: Version
     """Makes a complete version the latest one, and notes in ``published.jsonl`` that it is.
 
     Args:
-        version: which one.
+        version: the version to publish.
         held: the lease of the output.
-        by: the command.
+        by: name of the command.
         withdrawn: the version that it replaces because something is wrong with that one.
 
     Raises:
@@ -172,7 +172,7 @@ def publish(version: Version, held: Lease, by: str = "build", withdrawn: Version
 
 
 def publications(output: str) -> list[dict[str, str]]:
-    """What was published, from the first to the last: ``version``, ``time``, ``by`` and perhaps ``withdrawn``."""
+    """Returns all publications, from the first to the last: ``version``, ``time``, ``by`` and perhaps ``withdrawn``."""
     lines = (storage.read_if_there(storage.join(output, _PUBLISHED)) or b"").splitlines()
     notes: list[dict[str, str]] = [json.loads(line) for line in lines]
     now = latest(output)
@@ -182,7 +182,7 @@ def publications(output: str) -> list[dict[str, str]]:
 
 
 def withdrawn(output: str) -> dict[str, str]:
-    """Names of the versions that were taken back and not published again since -> when."""
+    """Returns name -> time of the versions that were taken back and not published again since."""
     found: dict[str, str] = {}
     for note in publications(output):
         found.pop(note["version"], None)
@@ -199,7 +199,7 @@ def keep_only(version: Version, wanted: set[str]) -> None:
 
 
 def _versions(output: str) -> list[Version]:
-    """All versions, complete or not, from the oldest to the newest."""
+    """Returns all versions, complete or not, from the oldest to the newest."""
     names = storage.folders_in(storage.join(output, "versions"))
     return [Version(output, name) for name in names if _NAME.fullmatch(name)]
 
@@ -213,7 +213,7 @@ def _content_digest(version: Version) -> str | None:
 
 
 def remove(version: Version) -> None:
-    """Removes a version; what dies in the middle leaves it incomplete, and the next build removes the rest."""
+    """Removes a version; if it dies in the middle, the version is incomplete, and the next build removes the rest."""
     storage.delete(storage.join(version.folder, MANIFEST))
     _delete_below(version.folder, "")
 

@@ -1,4 +1,4 @@
-"""The manifest of a version, ``manifest.json``: what it was made of and what it holds. Written and read here alone."""
+"""The manifest of a version, ``manifest.json``: what it was made of and what it holds. Only this module accesses it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Accounts(_Facts):
 
 
 class SplitFacts(_Facts):
-    """What a split holds; ``largest_to_mean`` is the patches of its largest shard in those of the mean one."""
+    """The contents of a split; ``largest_to_mean`` is the patches in its largest shard divided by the mean of all."""
 
     images: int
     patches: int
@@ -67,13 +67,13 @@ class FileFacts(_Facts):
 
 
 class Verdict(_Facts):
-    """What a gate says of a version.
+    """The verdict of a gate on a version.
 
     Attributes:
         gate: its key below ``gates``.
         passed: whether the version may be published.
         sentence: what was measured and what is allowed.
-        measured: the numbers, by what they are of.
+        measured: what was measured -> the number.
     """
 
     gate: str
@@ -83,25 +83,25 @@ class Verdict(_Facts):
 
 
 class Manifest(_Facts):
-    """What a complete version was made of and what it holds.
+    """The origin and the contents of a complete version.
 
     Attributes:
-        format: of the whole version, see docs/format.md.
+        format: format of the whole version, see docs/format.md.
         version: its name.
         identity: digest of its images and its configuration.
-        content_digest: of its configuration.
+        content_digest: digest of its configuration.
         created: when its build ended (UTC).
-        seconds: that the build took.
+        seconds: duration of the build.
         host: where the build was started.
         software: package -> version.
         config: as JSON values; :class:`pipeline.config.Config` reads it.
         inputs: its images.
         previous: the version that it copied from.
         accounts: its totals.
-        splits: split -> what it holds.
-        counters: what its build did, see docs/output_format.md.
-        files: path below the version -> size and checksum, of all files but those of the shards.
-        gates: what the gates said; none before they were asked.
+        splits: split -> its contents.
+        counters: counts of the work of its build, see docs/output_format.md.
+        files: path below the version -> size and checksum, of all files except those of the shards.
+        gates: verdicts of the gates; none before they were asked.
     """
 
     format: int
@@ -123,17 +123,17 @@ class Manifest(_Facts):
 
     @property
     def failed_gates(self) -> list[Verdict]:
-        """The gates that it did not pass."""
+        """The gates that the version did not pass."""
         return [verdict for verdict in self.gates if not verdict.passed]
 
     @property
     def shards(self) -> int:
-        """Shards of all splits."""
+        """Number of shards of all splits."""
         return sum(split.shards for split in self.splits.values())
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Writes the manifest of a version, with a checksum of its content: the version is complete then."""
+    """Writes the manifest of a version, with a checksum of its content; then the version is complete."""
     content = manifest.model_dump(mode="json")
     text = json.dumps(content | {"checksum": _checksum(content)}, indent=1) + "\n"
     storage.write_bytes(storage.join(folder, MANIFEST), text.encode())
@@ -167,13 +167,13 @@ def read_manifest(folder: str) -> Manifest | None:
 
 
 def format_of(folder: str) -> int | None:
-    """The format of a complete version, whichever it is; None where there is none."""
+    """Returns the format of a complete version, whichever it is; None where there is none."""
     written = _parse(storage.read_if_there(storage.join(folder, MANIFEST)) or b"").get("format")
     return written if isinstance(written, int) else None
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """The content of a manifest; nothing where it cannot be understood."""
+    """Returns the content of a manifest; empty where it cannot be understood."""
     with contextlib.suppress(ValueError):
         content = json.loads(data)
         if isinstance(content, dict):

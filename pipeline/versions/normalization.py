@@ -1,6 +1,6 @@
-"""The graphs of the normalisation, made by a program of its own.
+"""The graphs of the normalisation, made by a separate program.
 
-In an interpreter of its own the names that TensorFlow counts up and the order of Python's sets are the same each time,
+In a separate interpreter the names that TensorFlow counts up and the order of Python's sets are the same each time,
 and so are the bytes of the graphs.
 """
 
@@ -29,11 +29,11 @@ def graphs_program(ahead: bool) -> Iterator[Write]:
     """Runs ``pipeline.versions.normalization_program``, and ends it with the block.
 
     Args:
-        ahead: whether it starts now. Its imports take ten seconds, which pass while images are cut; and half a
-            gigabyte of memory, which a build of much does not have to spare.
+        ahead: whether it starts now. Its imports take ten seconds, which pass while images are cut, and half a
+            gigabyte of memory, which a large build does not have to spare.
 
     Yields:
-        A function ``(folder, config, rows)``, to be called at most once: writes ``transform_fn``,
+        A function ``(folder, config, rows)`` that is called at most once: it writes ``transform_fn``,
         ``transformed_metadata`` and ``normalize`` below the folder of a version, from rows of moments. It raises
         RuntimeError if the analysis fails.
     """

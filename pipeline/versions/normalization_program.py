@@ -1,9 +1,10 @@
 """The tf-transform analysis of a build, as a program: moments of shards on its input, graphs in a folder.
 
-``python -m pipeline.versions.normalization_program FOLDER`` reads ``{"size", "channels", "dtype", "rows"}`` as JSON and writes
+``python -m pipeline.versions.normalization_program FOLDER`` reads ``{"size", "channels", "dtype", "rows"}`` as JSON
+and writes
 
 - ``transform_fn`` and ``transformed_metadata``, for ``tft.TFTransformOutput(FOLDER)``;
-- ``normalize``, a SavedModel that takes raw patches and nothing else, for TensorFlow without tf-transform.
+- ``normalize``, a SavedModel that takes only raw patches, for TensorFlow without tf-transform.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ def write_normalization(
     Args:
         folder: a local folder.
         size: rows and columns of a patch.
-        channels: of the patches.
-        dtype: of the patches.
-        rows: the columns of :func:`transforms.normalize.input_specs` but ``image``, as lists.
+        channels: channels of the patches.
+        dtype: dtype of the patches.
+        rows: the columns of :func:`transforms.normalize.input_specs` except ``image``, as lists.
     """
     specs = input_specs(size, channels, dtype)
     _analyze(folder, {name: spec for name, spec in specs.items() if name != "image"}, specs, rows)
     layer = tft.TFTransformOutput(folder).transform_features_layer()
     export_image_model(layer, specs["image"], os.path.join(folder, "normalize"))
-    for model in ("transform_fn", "normalize"):  # a random number; TensorFlow loads models without it
+    for model in ("transform_fn", "normalize"):  # holds a random number; TensorFlow loads models without it
         os.remove(os.path.join(folder, model, "fingerprint.pb"))
 
 
@@ -53,7 +54,7 @@ def _analyze(
     folder: str, columns: dict[str, tf.TensorSpec], specs: dict[str, tf.TensorSpec], rows: list[dict[str, Any]]
 ) -> None:
     schema = pa.schema([(name, pa.large_list(_ARROW[spec.dtype.name])) for name, spec in columns.items()])
-    # The analysis reads the moments alone, while the graph is traced with the image among its inputs.
+    # The analysis reads only the moments, while the graph is traced with the image among its inputs.
     adapter = tensor_adapter.TensorAdapterConfig(
         schema, {name: _dense(name, spec) for name, spec in columns.items()}, original_type_specs=specs
     )

@@ -1,4 +1,4 @@
-"""How far a run is, read from the receipts that its workers leave in the storage: works for remote workers too."""
+"""The progress of a run, read from the receipts that its workers leave in the storage: works for remote workers too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INTERVAL_S = 1.0
 
 
 class Progress(NamedTuple):
-    """What is done; ``shards`` is 0 while the images are being inspected."""
+    """The work done so far; ``shards`` is 0 while the images are being inspected."""
 
     shards_done: int
     shards: int
@@ -54,19 +54,19 @@ def _watch(folder: str, work: str, show: Show, stop: threading.Event) -> None:
             show(progress)
         if last:
             return
-        # A hundred thousand receipts in an object store take a minute to list: not more than a tenth of the time.
+        # A hundred thousand receipts in an object store take a minute to list: listing may take a tenth of the time.
         wait = max(_INTERVAL_S, 9 * (time.monotonic() - looked))
 
 
 class Receipts:
-    """The receipts of a version, each read once, several at a time: what takes the time is the way to the storage."""
+    """The receipts of a version, each read once, several at a time, since most of the time is storage latency."""
 
     def __init__(self, folder: str):
         self._folder = storage.join(folder, "receipts")
         self._seen: dict[str, tuple[int, int]] = {}
 
     def count(self) -> tuple[int, int, int]:
-        """(shards, patches, rejected windows) so far."""
+        """Returns (shards, patches, rejected windows) so far."""
         names = (name for name in storage.files_below(self._folder) if name.endswith(".json") and name[0] != ".")
         new = [name for name in names if name not in self._seen]
         self._seen.update(zip(new, storage.read_many(new, self._read)))
@@ -79,7 +79,7 @@ class Receipts:
 
 
 def read_progress(receipts: Receipts, work: str, seconds: float) -> Progress | None:
-    """How far the build is that writes to ``work``; None while its images are being inspected."""
+    """Returns the progress of the build that writes to ``work``; None while its images are being inspected."""
     if not (plan := read_plan(work)):
         return None
     shards = sum(split["shards"] for split in plan.values())

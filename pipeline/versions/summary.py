@@ -1,4 +1,4 @@
-"""What a dataset looks like as a whole: statistics, normalisation, and the metadata of TensorFlow Datasets.
+"""The summary of a dataset: statistics, normalisation, and the metadata of TensorFlow Datasets.
 
 All of it comes from the sums of the shards, a few numbers each; no pixel is read again.
 """
@@ -17,7 +17,7 @@ from transforms import pixel_statistics
 
 
 def summarize(folder: str, config: Config, totals: Mapping[str, Sums], write_graphs: Write) -> None:
-    """Writes the summary files of a version; the graphs of the normalisation by ``write_graphs``."""
+    """Writes the summary files of a version; ``write_graphs`` writes the graphs of the normalisation."""
     _write_json(folder, "statistics.json", make_statistics(config, totals))
     _write_tfds(folder, config, totals)
     if totals[config.training_split].records:
@@ -25,9 +25,10 @@ def summarize(folder: str, config: Config, totals: Mapping[str, Sums], write_gra
 
 
 def make_statistics(config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
-    """Per split the number of patches, the labels (most frequent first) and the channels; see ``transforms.pixel_statistics.describe``.
+    """Returns the number of patches, the labels (most frequent first) and the channels of each split.
 
-    ``normalization`` holds the mean and standard deviation of the training split, by channel.
+    The channels are those of ``transforms.pixel_statistics.describe``. ``normalization`` holds the mean and standard
+    deviation of the training split, by channel.
     """
     splits = {split: _describe(part) for split, part in totals.items()}
     training = splits[config.training_split]["channels"]
@@ -50,7 +51,7 @@ def _describe(part: Sums) -> dict[str, Any]:
 
 
 def _write_tfds(folder: str, config: Config, totals: Mapping[str, Sums]) -> None:
-    """``features.json`` and ``dataset_info.json`` as TensorFlow Datasets 4.9 reads them; 64-bit numbers are strings."""
+    """Writes ``features.json`` and ``dataset_info.json`` for TensorFlow Datasets 4.9; 64-bit numbers are strings."""
     image = _image(config.patch.size, *config.forms["image"][:3])
     text = {"pythonClassName": _feature_class("text_feature.Text"), "text": {}}
     features = {"image": image, "shape": _tensor("int64", {"dimensions": ["3"]})}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers import REPO, checksums, configure
 
-from pipeline.cli.main import main
+from pipeline.cli import main
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 
@@ -23,10 +23,10 @@ from pipeline.dataset.verify import verify
 BUILDER = """
 import contextlib, json, os, sys, traceback
 import tensorflow
-import pipeline.build, pipeline.shards
+import pipeline.build, pipeline.shards.write_shards
 from pipeline.build import build
 from pipeline.config import Config
-from pipeline.runners import parse_options
+from pipeline.runners.options import parse_options
 
 pipeline.build.graphs_program = lambda **_: contextlib.nullcontext(lambda *_: None)
 print("ready", flush=True)
@@ -203,7 +203,7 @@ def test_a_full_disk_costs_the_build_and_nothing_else(night, small_disk):
 def test_the_command_says_that_the_disk_is_full(night, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["patchbeam", "versions", str(night.folder / "out")])
     full = RuntimeError("OSError: [Errno 28] No space left on device [while running 'WriteShards/ParDo(_Write)']")
-    monkeypatch.setattr("pipeline.versions.history.describe_versions", lambda _: (_ for _ in ()).throw(full))
+    monkeypatch.setattr("pipeline.cli.version_commands.version_table", lambda _: (_ for _ in ()).throw(full))
     with pytest.raises(SystemExit) as ended:
         main.run()
     assert ended.value.code == 1

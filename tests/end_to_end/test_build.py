@@ -364,7 +364,7 @@ def test_a_build_that_dies_leaves_the_published_version_and_its_own_shards_to_th
         def fail(*_):
             raise RuntimeError("the power went out")
 
-        patched.setattr(building, "_check_budget", fail)
+        patched.setattr(building, "check_budget", fail)
         with pytest.raises(RuntimeError, match="power"):
             run(config)
     assert open_dataset(str(tmp_path / "out")).folder == first.folder
@@ -381,7 +381,7 @@ def test_what_an_attempt_left_of_more_images_is_not_counted(images, tmp_path, no
     config = configure(root, tmp_path / "out", output={"shard_size": "20KB"})
     monkeypatch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (2, 2))
     with monkeypatch.context() as patched:
-        patched.setattr(building, "_collect", lambda *_: 1 / 0)
+        patched.setattr(building, "collect", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(config)
     left = {path.name for path in (tmp_path / "out").glob("versions/*/work/images-*")}
@@ -414,7 +414,7 @@ def test_an_image_that_changes_under_the_build_is_rejected_and_its_shard_is_not_
             run(configure(root, tmp_path / "out", max_rejected=0.0))
 
 
-def test_a_shard_with_a_passing_error_is_written_again(images, tmp_path, no_graphs, monkeypatch):
+def test_a_shard_with_a_transient_error_is_written_again(images, tmp_path, no_graphs, monkeypatch):
     from pipeline.shards import open_image
 
     root, _ = images

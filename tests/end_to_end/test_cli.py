@@ -16,6 +16,7 @@ import tifffile
 from helpers import REPO, checksums, configure, read_index
 
 from pipeline import storage
+from pipeline.cli.text import counted
 from pipeline.dataset.reading import open_dataset
 
 
@@ -52,11 +53,10 @@ def test_the_commands_build_plan_inspect_and_verify(command_line, tmp_path):
     dataset = open_dataset(str(tmp_path / "out"))
     for split, facts in dataset.manifest.splits.items():
         patches = collections.Counter(row["shard"] for row in read_index(dataset.folder) if row["split"] == split)
-        uneven = max(patches.values()) * facts["shards"] / sum(patches.values())
-        assert facts["largest_to_mean"] == pytest.approx(uneven, abs=5e-4)
-        assert re.search(
-            rf"{split} .* {facts['shards']} shards, .*, the largest {uneven:.2f} x the mean", planned.stdout
-        )
+        uneven = max(patches.values()) * facts.shards / sum(patches.values())
+        assert facts.largest_to_mean == pytest.approx(uneven, abs=5e-4)
+        shards = counted(facts.shards, "shard")
+        assert re.search(rf"{split} .* {shards}, .*, the largest {uneven:.2f} x the mean", planned.stdout)
     assert "images    6, 0 of them with rejections" in built.stdout
     assert "dataset" in built.stdout
     again = patchbeam("build", command_line)

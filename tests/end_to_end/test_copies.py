@@ -2,15 +2,14 @@
 
 import collections
 import json
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import tensorflow as tf
 import tifffile
+from helpers import ONE_WORKER, SAMPLES, checksums, read_index
 from PIL import Image
-from helpers import ONE_WORKER, checksums, read_index
 
 import pipeline
 from pipeline.build import build
@@ -25,12 +24,7 @@ from transforms.crops import crop_start
 from transforms.stain import density, macenko
 
 SIZE = 24
-
-
-@pytest.fixture(autouse=True)
-def no_graphs(monkeypatch):
-    """Leaves out the analysis with tf-transform, which takes ten seconds."""
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 
 @pytest.fixture
@@ -241,7 +235,7 @@ def test_a_mask_is_cut_and_turned_like_its_image(tmp_path):
 
 def test_every_slide_is_normalised_to_the_stains_of_the_reference(tmp_path):
     """Against Beer and Lambert in floating point; all records of all images, original or copy, of any scale."""
-    slide = tifffile.imread("samples/slides/CMU-1-Small-Region.svs")[1000:1400, 1000:1500]
+    slide = tifffile.imread(SAMPLES / "slides/CMU-1-Small-Region.svs")[1000:1400, 1000:1500]
     root = tmp_path / "images"
     root.mkdir()
     tifffile.imwrite(root / "a.tif", slide, tile=(64, 64), photometric="rgb")

@@ -7,7 +7,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import pathlib
 import re
 
 import click
@@ -17,6 +16,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.dataflow.dataflow_runner import DataflowPipelineResult
 from apache_beam.runners.dataflow.internal import apiclient
+from helpers import REPO
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from PIL import Image
@@ -55,7 +55,7 @@ def config():
 def job(config):
     """The job as Beam would submit it."""
     options = parse_options(["--dry_run=True", "--no_auth"], config.beam)
-    return launcher.make_pipeline(config, options, f"{config.output.path}/versions/v", images=1000).run().job
+    return launcher.make_pipeline(config, options, lifecycle.Version(config.output.path, "v"), images=1000).run().job
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 import numpy as np
 import pyarrow.parquet as pq
 import rasterio
-from rasterio.transform import Affine
 from helpers import configure, run
+from rasterio.transform import Affine
 
 
-def test_the_place_of_an_image_is_in_the_table(tmp_path, no_graphs):  # noqa: F811
+def test_the_place_of_an_image_is_in_the_table(tmp_path, no_graphs):
     (tmp_path / "in").mkdir()
     with rasterio.open(tmp_path / "in/a.tif", "w", driver="GTiff", height=64, width=64, count=3, dtype="uint8",
                        crs="EPSG:32633", transform=Affine(10, 0, 5000, 0, -20, 7000), nodata=7) as dataset:  # fmt: skip

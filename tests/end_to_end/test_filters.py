@@ -2,14 +2,13 @@
 
 import json
 import pathlib
-from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tifffile
-from PIL import Image
 from helpers import ONE_WORKER, checksums, patches_of, read_index
+from PIL import Image
 
 from pipeline.build import build
 from pipeline.config import Config
@@ -22,12 +21,7 @@ from pipeline.shards import write_shards
 from transforms import quality
 
 SIZE = 32
-
-
-@pytest.fixture(autouse=True)
-def no_graphs(monkeypatch):
-    """Leaves out the analysis with tf-transform, which takes ten seconds."""
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 
 @pytest.fixture

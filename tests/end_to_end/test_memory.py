@@ -1,6 +1,5 @@
 """Memory stays flat, measured over all processes: on pictures of 0.9 and 1.8 gigapixels, and on very many images."""
 
-import pathlib
 import subprocess
 import sys
 import time
@@ -8,12 +7,12 @@ import time
 import numpy as np
 import psutil
 import pytest
+from helpers import REPO
 
 from pipeline.dataset.reading import open_dataset
 from pipeline.readers import open_image
 from transforms.grid import Box
 
-REPO = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(REPO / "benchmarks"))
 
 

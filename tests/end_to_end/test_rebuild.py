@@ -3,30 +3,28 @@
 import functools
 import shutil
 import time
-from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from helpers import checksums, configure, run
+from helpers import checksums, configure, read_index, rewrite_manifest, run
 
+from pipeline.cli.version_commands import version_table
 from pipeline.dataset.compare import compare_images
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
-from pipeline.errors import ConfigError, WithdrawnError
+from pipeline.elements import FORMAT
+from pipeline.errors import DatasetError, WithdrawnError
 from pipeline.versions import history, lease, lifecycle
 
 heavy = functools.partial(pytest.param, marks=pytest.mark.heavy)
 rng = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_graphs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.build.graphs_program", MagicMock())
-        patch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (3, 3))  # so that there are some slices
-        yield
+@pytest.fixture(autouse=True)
+def several_slices(no_graphs, monkeypatch):
+    monkeypatch.setattr("pipeline.inputs.slices._IMAGES_PER_SLICE", (3, 3))
 
 
 def noise(height, width, dtype=np.uint8, channels=3):
@@ -107,13 +105,7 @@ def test_additions_removals_replacements_and_relabelling(images, tmp_path, small
     assert relabelled["records_copied"] == relabelled.get("bytes_read", 0) == 0
     out = open_dataset(str(tmp_path / "out"))
     assert verify(out, 2) == []
-    assert {row["group"] for row in index_of(out)} == {"cats", "dogs"}
-
-
-def index_of(dataset):
-    import pyarrow.dataset
-
-    return pyarrow.dataset.dataset(f"{dataset.folder}/index").to_table().to_pylist()
+    assert {row["group"] for row in read_index(out.folder)} == {"cats", "dogs"}
 
 
 @pytest.mark.parametrize("size", ["30KB", heavy("120KB"), heavy("1MB")])
@@ -174,7 +166,7 @@ def test_scores_masks_columns_and_copies_are_copied_and_renamed(tmp_path, small_
 def test_a_damaged_shard_is_not_copied_from(images, tmp_path, small_regions):
     rebuilt(images, tmp_path, **SMALL)
     folder = open_dataset(str(tmp_path / "out")).folder
-    for row in index_of(open_dataset(folder))[::7]:
+    for row in read_index(folder)[::7]:
         with open(f"{folder}/{row['shard']}", "r+b") as file:
             file.seek(row["image_offset"] + 9)
             file.write(b"damage")
@@ -189,23 +181,49 @@ def test_a_version_that_was_withdrawn_is_not_published_again_by_itself(images, t
     out = str(tmp_path / "out")
     with lease.hold(out) as held:
         now, was = history.roll_back(out, held)
-    assert (now, was) == tuple(outcome.manifest.version for outcome in (first, second))
-    with pytest.raises(WithdrawnError, match=rf"taken back at .*patchbeam publish {out} {was} publishes it again"):
+    assert (now, was) == (first.version, second.version)
+    with pytest.raises(WithdrawnError, match=rf"taken back at .*patchbeam publish {out} {was.name} publishes it again"):
         run(config)
     assert lifecycle.latest(out) == now
-    with lease.hold(out) as held, pytest.raises(ConfigError, match="nothing that is still there was published before"):
+    with lease.hold(out) as held, pytest.raises(DatasetError, match="nothing that is still there was published before"):
         history.roll_back(out, held)
-    difference = compare_images(open_dataset(out, now), open_dataset(out, was))
+    difference = compare_images(open_dataset(out, now.name), open_dataset(out, was.name))
     assert {kind: change.images for kind, change in difference.items()} == {
         "added": [], "removed": ["dogs/4.png"], "changed": [], "relabelled": [],
     }  # fmt: skip
     assert difference["removed"].patches == 6
     with lease.hold(out) as held:
-        lifecycle.publish(out, was, held, by="publish")
+        lifecycle.publish(was, held, by="publish")
     assert run(config).unchanged
-    assert [entry.status for entry in history.list_versions(out)] == ["earlier", "published"]
+    assert [summary.status for summary in history.list_versions(out)] == ["earlier", "published"]
     assert history.prunable(out, keep=0, keep_days=-1) == [now]
     assert history.prunable(out, keep=5, keep_days=-1) == history.prunable(out, keep=0, keep_days=1) == []
-    lifecycle.remove(out, now)
+    lifecycle.remove(now)
     assert verify(open_dataset(out), 2) == []
-    assert "held back" not in history.describe_versions(out)
+    assert "held back" not in version_table(out)
+
+
+def test_a_dataset_of_the_format_before_is_published_and_replaced_by_one_that_is_cut_from_nothing(images, tmp_path):
+    config = configure(images, tmp_path / "out", max_rejected=1.0, **SMALL)
+    out, first = config.output.path, run(config)
+    rewrite_manifest(first.folder, lambda manifest: manifest.update(format=3))
+    assert open_dataset(out).manifest.format == 3
+    assert verify(open_dataset(out), 2) == []
+    assert run(config).unchanged
+
+    write_png(images / "cats/new.png", noise(40, 70))
+    second = run(config)
+    assert (second.manifest.format, second.manifest.previous) == (FORMAT, None)
+    assert second.manifest.counters["images_opened"] == 23
+    assert "records_copied" not in second.manifest.counters and "shards_taken_over" not in second.manifest.counters
+    assert second.manifest.counters["patches_written"] == second.manifest.accounts.written
+    write_png(images / "cats/newer.png", noise(40, 70))
+    third = run(config)
+    assert third.manifest.previous == second.version.name
+    assert third.manifest.counters["images_opened"] == 1  # the next one copies again
+
+    with lease.hold(out) as held:
+        assert history.require_publishable(first.version).format == 3
+        lifecycle.publish(first.version, held, by="publish")
+    assert open_dataset(out).folder == first.folder
+    assert [summary.status for summary in history.list_versions(out)] == ["published", "earlier", "earlier"]

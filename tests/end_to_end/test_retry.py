@@ -36,7 +36,7 @@ def broken(tmp_path):
     return root, good
 
 
-def test_a_retry_cuts_only_what_was_rejected(broken, tmp_path, no_graphs):  # noqa: F811
+def test_a_retry_cuts_only_what_was_rejected(broken, tmp_path, no_graphs):
     root, good = broken
     ways = {"output": {"shard_size": "20KB"}, "max_rejected": 1.0}
     config = configure(root, tmp_path / "out", **ways)
@@ -57,7 +57,7 @@ def test_a_retry_cuts_only_what_was_rejected(broken, tmp_path, no_graphs):  # no
     assert build(config, parse_options([]), retry=True).unchanged  # there is nothing to try again
 
 
-def test_a_retry_without_a_repair_tries_again(broken, tmp_path, no_graphs):  # noqa: F811
+def test_a_retry_without_a_repair_tries_again(broken, tmp_path, no_graphs):
     root, _ = broken
     config = configure(root, tmp_path / "out", output={"shard_size": "20KB"}, max_rejected=1.0)
     first = run(config)

@@ -23,12 +23,14 @@ import pytest
 import yaml
 from google.cloud import dataflow_v1beta3
 from google.protobuf import json_format
+from helpers import REPO
+from kubernetes_schemas import assert_valid, kubernetes_schema
 from PIL import Image
 
 import pipeline
 from pipeline.cli.main import main
 from pipeline.errors import Exit
-from pipeline.runners.options import is_local, parse_options
+from pipeline.runners.options import parse_options, runs_locally
 from pipeline.versions import lease, lifecycle
 
 DEPLOY = REPO / "deploy"
@@ -98,7 +100,7 @@ COMMANDS = {
 def test_the_command_line_is_one_of_patchbeam(command):
     program, name, *arguments = command
     assert program.endswith(("patchbeam", "patchbeam_program }}"))
-    context = main.main.commands[name].make_context(name, arguments)  # raises for what it does not know
+    context = main.commands[name].make_context(name, arguments)  # raises for what it does not know
     assert name == "build" and context.params["config"].endswith(("nightly.yaml", "configuration }}", "gpu.yaml"))
 
 
@@ -170,15 +172,11 @@ def test_schedules_are_at_an_hour_that_no_change_of_the_clocks_skips_or_repeats(
 @pytest.mark.flink  # fetches the schemas from Maven Central
 @pytest.mark.parametrize(("document", "jar"), [(CRON_JOB, "batch"), (CLAIM, "core")], ids=["CronJob", "claim"])
 def test_kubernetes_accepts_the_documents(document, jar):
-    from test_deploy_flink import assert_valid, kubernetes_schema
-
     assert_valid(document, kubernetes_schema(jar, document["apiVersion"], document["kind"]))
 
 
 @pytest.mark.flink
 def test_the_schema_refuses_a_misspelled_key():
-    from test_deploy_flink import assert_valid, kubernetes_schema
-
     wrong = json.loads(json.dumps(CRON_JOB))
     wrong["spec"]["jobTemplate"]["spec"]["podFailurePolicies"] = {}
     with pytest.raises(AssertionError, match="podFailurePolicies"):
@@ -266,7 +264,7 @@ def test_publishing_begins_when_the_job_has_certainly_ended_and_runs_where_it_is
     (longest,) = re.findall(r"max_workflow_runtime_walltime_seconds=(\d+)", DOCS)
     assert len(hours) == 2 and hours[0] * 3600 + int(longest) + 3600 <= hours[1] * 3600
     command = COMMANDS["publisher"]
-    assert is_local(parse_options(command[command.index("--") + 1 :], {"runner": "DataflowRunner"}))
+    assert runs_locally(parse_options(command[command.index("--") + 1 :], {"runner": "DataflowRunner"}))
     bucket, path = re.fullmatch(r"gs://([^/]+)/(.+)", LAUNCH["launchParameter"]["parameters"]["config"]).groups()
     (mounted,) = re.findall(r"--add-volume-mount=volume=config,mount-path=(\S+)", DOCS)
     assert f"bucket={bucket}" in DOCS and command[2] == f"{mounted}/{path}"
@@ -374,8 +372,8 @@ def test_airflow_loads_the_dag_and_tries_again_only_what_may_pass(airflow, tmp_p
     (arguments,) = set(called.read_text().splitlines()) - {"build"}
     python, module, name, *arguments = arguments.split()
     assert (python, module) == ("-m", "patchbeam")
-    context = main.main.commands[name].make_context(name, arguments)
-    assert is_local(parse_options(list(context.params["beam_options"]), {}))
+    context = main.commands[name].make_context(name, arguments)
+    assert runs_locally(parse_options(list(context.params["beam_options"]), {}))
 
 
 @pytest.mark.heavy

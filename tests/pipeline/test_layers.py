@@ -1,24 +1,23 @@
 """Imports run downward only, and what answers a user at once does not wait for TensorFlow or Beam."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from helpers import REPO
 
-ROOT = pathlib.Path(__file__).parent.parent
 HEAVY = {"tensorflow", "tensorflow_transform", "apache_beam"}
 
 
 def find_modules(root):
-    """Every module of both packages by its dotted name."""
-    files = [path for package in ("transforms", "pipeline") for path in sorted((root / package).rglob("*.py"))]
+    """Every module of all packages by its dotted name."""
+    files = [path for package in ("patchbeam", "transforms", "pipeline") for path in sorted((root / package).rglob("*.py"))]
     dotted = lambda path: ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
     return {dotted(path): path for path in files}
 
 
-MODULES = find_modules(ROOT)
+MODULES = find_modules(REPO)
 
 
 def parse(path):
@@ -78,8 +77,8 @@ def imported_in_the_end(name, modules=MODULES):
     return found
 
 
-def test_both_packages_are_found():
-    assert {"transforms", "transforms.grid", "pipeline", "pipeline.config", "pipeline.readers"} <= set(MODULES)
+def test_all_packages_are_found():
+    assert {"patchbeam", "transforms", "transforms.grid", "pipeline", "pipeline.config", "pipeline.readers"} <= set(MODULES)
 
 
 def test_imports_are_told_apart_by_when_they_run():
@@ -115,7 +114,9 @@ def test_the_grid_imports_nothing_of_ours():
     assert packages(all_imports(parse(MODULES["transforms.grid"]))) & {"pipeline", "transforms"} == set()
 
 
-@pytest.mark.parametrize("name", ["pipeline.config", "pipeline.cli", "pipeline.inputs.listing", "pipeline.storage"])
+@pytest.mark.parametrize(
+    "name", ["patchbeam", "pipeline.config", "pipeline.cli.main", "pipeline.inputs.listing", "pipeline.storage"]
+)
 def test_what_answers_at_once_imports_neither_tensorflow_nor_beam(name):
     chains = imported_in_the_end(name)
 
@@ -125,8 +126,10 @@ def test_what_answers_at_once_imports_neither_tensorflow_nor_beam(name):
 def test_heavy_imports_are_seen_through_our_own_modules(tmp_path):
     for file, text in {
         "pipeline/__init__.py": "",
-        "pipeline/cli/main.py": "import click\nfrom pipeline.readers import jpeg",
+        "pipeline/cli/__init__.py": "",
+        "pipeline/cli/main.py": "import click\nfrom pipeline.readers.formats import jpeg",
         "pipeline/readers/__init__.py": "import numpy",
+        "pipeline/readers/formats/__init__.py": "",
         "pipeline/readers/formats/jpeg.py": "from transforms import cut",
         "transforms/__init__.py": "",
         "transforms/cut.py": "import tensorflow as tf\nfrom pipeline import cli",
@@ -134,16 +137,16 @@ def test_heavy_imports_are_seen_through_our_own_modules(tmp_path):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
 
-    assert imported_in_the_end("pipeline.cli", find_modules(tmp_path)) == {
-        "click": ("pipeline.cli",),
-        "numpy": ("pipeline.cli", "pipeline.readers"),
-        "tensorflow": ("pipeline.cli", "pipeline.readers.formats.jpeg", "transforms.cut"),
+    assert imported_in_the_end("pipeline.cli.main", find_modules(tmp_path)) == {
+        "click": ("pipeline.cli.main",),
+        "numpy": ("pipeline.cli.main", "pipeline.readers"),
+        "tensorflow": ("pipeline.cli.main", "pipeline.readers.formats.jpeg", "transforms.cut"),
     }
 
 
 def test_the_command_line_starts_without_tensorflow_and_beam():
-    script = f"import sys, pipeline.cli; print(sorted({HEAVY!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    script = f"import sys, pipeline.cli.main; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
 
@@ -151,4 +154,4 @@ def test_the_command_line_starts_without_tensorflow_and_beam():
 def test_what_plans_does_not_import_tensorflow():
     """It takes seconds, and prints; a plan and an unchanged build do without it."""
     program = "import pipeline.build, pipeline.planning.known_headers, sys; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPO).returncode == 0

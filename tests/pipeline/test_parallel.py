@@ -45,14 +45,14 @@ def test_an_error_reaches_the_consumer_in_its_place():
         next(results)
 
 
-def test_the_clock_adds_up_over_threads():
+def test_the_counters_add_up_over_threads():
     counters = Counters()
 
     def sleep():
-        with counters("sleep"):
+        with counters.timer("sleep"):
             time.sleep(0.05)
 
     threads = [threading.Thread(target=sleep) for _ in range(3)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert counters.counters()["sleep_ms"] >= 150
+    assert counters.totals()["sleep_ms"] >= 150

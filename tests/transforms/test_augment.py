@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.color
+from helpers import REPO
 from PIL import Image, ImageEnhance
 
 from transforms import stain
@@ -216,7 +217,7 @@ def test_a_patch_comes_out_the_same_in_every_batch():
 DIGEST = """
 import hashlib, sys, tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/transforms")
 from test_augment import EVERYTHING, RANGES, augmenter, drawn, picture
 for dtype in ("uint8", "uint16"):
     ranges = EVERYTHING if dtype == "uint8" else EVERYTHING._replace(stain=0)
@@ -231,7 +232,7 @@ def test_the_bytes_depend_neither_on_threads_nor_on_the_instructions_of_the_proc
     for threads, flags in [("1", ""), ("4", ""), ("2", "--xla_cpu_max_isa=SSE4_2")]:
         done = subprocess.run(
             [sys.executable, "-c", DIGEST, threads], capture_output=True, text=True, check=True,
-            env=os.environ | {"XLA_FLAGS": flags}, cwd=os.path.dirname(os.path.dirname(__file__)),
+            env=os.environ | {"XLA_FLAGS": flags}, cwd=REPO,
         )  # fmt: skip
         said.append(done.stdout.split())
     assert len(set(said[0])) == 2

@@ -222,16 +222,6 @@ def test_one_trace_serves_windows_of_all_sizes_with_and_without_padding():
     assert cutter.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize("pad", PAD_MODES)
-@pytest.mark.parametrize(("shape", "edge"), [((9, 13), "drop"), ((7, 11), "pad"), ((7, 11), "shift"), ((2, 3), "pad")])
-def test_compiled_with_xla_the_patches_are_the_same(shape, edge, pad):
-    grid = Grid.of(shape, SIZE, (2, 4), edge)
-    image = positions(*shape, 3, "uint8")
-    patches = cut(cached_cutter(SIZE, 3, "uint8", 5, jit_compile=True), image, plan_window(grid, all_cells(grid), pad))
-
-    assert_same(patches, cut_with_numpy(image, grid, pad, 5))
-
-
 def test_a_window_needs_its_channel_axis_and_the_channels_of_the_cutter():
     plan = plan_window(Grid.of((6, 10), SIZE, SIZE, "drop"), Cells(0, 2, 0, 2), "reflect")
     cutter = cached_cutter(SIZE, 1, "uint8", 9)

@@ -60,13 +60,13 @@ def assert_described(description, pixels):
     np.testing.assert_allclose(rounded, [row[1:3] for row in expected], rtol=1e-6, atol=1e-9 * largest)
 
 
-def assert_equal_moments(a, b):
+def assert_equal_statistics(a, b):
     assert a.dtype == b.dtype
     for name, x, y in zip(PixelStatistics._fields[1:], a[1:], b[1:]):
         np.testing.assert_array_equal(x, y, err_msg=name)
 
 
-def assert_close_moments(a, b):
+def assert_close_statistics(a, b):
     """Equal but for the rounding of mean and m2, which floats keep beside their histogram."""
     exact = ("histogram", "low", "high")
     for name in exact:
@@ -172,7 +172,7 @@ def test_nan_and_infinities_are_left_out():
     spoiled[3, 4], spoiled[5, 6], spoiled[7, 8] = np.nan, np.inf, -np.inf
     finite = spoiled[np.isfinite(spoiled)].reshape(-1, 1, 1)
 
-    assert_equal_moments(measure(spoiled), measure(finite))
+    assert_equal_statistics(measure(spoiled), measure(finite))
     assert describe(measure(spoiled))[0]["count"] == 197
 
 
@@ -194,33 +194,33 @@ def test_any_number_of_leading_axes_and_any_memory_layout_give_the_same(dtype, c
 
     assert_described(whole, pixels)
     for same in (pixels.reshape(-1, 10, channels), pixels.reshape(-1, channels), np.asfortranarray(pixels)):
-        assert_close_moments(measure(same), measure(pixels))
+        assert_close_statistics(measure(same), measure(pixels))
     assert_described(describe(measure(pixels[1:, ::2, ::-1])), pixels[1:, ::2])
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.data(), st.sampled_from(DTYPES), st.integers(1, 4))
-def test_merged_moments_are_those_of_all_pixels_in_any_order_and_grouping(data, dtype, channels):
+def test_merged_statistics_are_those_of_all_pixels_in_any_order_and_grouping(data, dtype, channels):
     images_of_kind = images([dtype], (channels,))
     a, b, c = (data.draw(images_of_kind) for _ in range(3))
     together = np.concatenate([image.reshape(-1, 1, channels) for image in (a, b, c)])
     one, two, three = map(measure, (a, b, c))
     whole = finished(measure(together))
 
-    assert_close_moments(finished(merge(merge(one, two), three)), whole)
-    assert_close_moments(finished(merge(one, merge(two, three))), whole)
-    assert_close_moments(merge(one, two), merge(two, one))
+    assert_close_statistics(finished(merge(merge(one, two), three)), whole)
+    assert_close_statistics(finished(merge(one, merge(two, three))), whole)
+    assert_close_statistics(merge(one, two), merge(two, one))
     if dtype != "float32":
-        assert_equal_moments(finished(merge(merge(three, one), two)), whole)
+        assert_equal_statistics(finished(merge(merge(three, one), two)), whole)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_moments_of_no_pixels_change_nothing(dtype):
+def test_the_statistics_of_no_pixels_change_nothing(dtype):
     pixel_statistics = measure(noise(dtype))
 
-    assert_close_moments(merge(empty(3, dtype), pixel_statistics), pixel_statistics)
-    assert_close_moments(merge(pixel_statistics, empty(3, dtype)), pixel_statistics)
-    assert_equal_moments(merge(empty(3, dtype), empty(3, dtype)), empty(3, dtype))
+    assert_close_statistics(merge(empty(3, dtype), pixel_statistics), pixel_statistics)
+    assert_close_statistics(merge(pixel_statistics, empty(3, dtype)), pixel_statistics)
+    assert_equal_statistics(merge(empty(3, dtype), empty(3, dtype)), empty(3, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -262,19 +262,19 @@ def test_counts_beyond_32_bits_are_exact():
 
 @settings(deadline=None, max_examples=30)
 @given(images())
-def test_json_holds_moments_exactly(pixels):
+def test_json_holds_statistics_exactly(pixels):
     pixel_statistics = measure(pixels)
     restored = from_json(json.loads(json.dumps(to_json(pixel_statistics))))
 
-    assert_equal_moments(restored, pixel_statistics)
+    assert_equal_statistics(restored, pixel_statistics)
     assert [a.dtype for a in restored[1:]] == [a.dtype for a in pixel_statistics[1:]]
     assert describe(restored) == describe(pixel_statistics)
-    assert_close_moments(merge(restored, pixel_statistics), merge(pixel_statistics, restored))
+    assert_close_statistics(merge(restored, pixel_statistics), merge(pixel_statistics, restored))
 
 
-def test_json_holds_the_moments_of_no_pixels():
+def test_json_holds_the_statistics_of_no_pixels():
     for dtype in DTYPES:
-        assert_equal_moments(
+        assert_equal_statistics(
             from_json(json.loads(json.dumps(to_json(empty(2, dtype)), allow_nan=False))), empty(2, dtype)
         )
 

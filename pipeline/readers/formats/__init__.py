@@ -1,1 +1,1 @@
-"""One file for each library that reads images; ``pipeline.readers.open_image`` picks among them."""
+"""Readers, one file for each format or library; ``pipeline.readers.open_image`` picks among them."""

@@ -1,4 +1,4 @@
-"""AVIF: header by Pillow, pixels by imagecodecs, which keeps 10 and 12 bits; of a sequence its first frame."""
+"""AVIF: header by Pillow, pixels by imagecodecs, which keeps 10 and 12 bits; a sequence gives its first frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.readers.whole import WholeReader
 
 
 def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
-    """See :func:`pipeline.readers.open_image`; the whole file is read for its header."""
+    """See :func:`pipeline.readers.open_image`; reading the header takes the whole file."""
     check_single("AVIF", level, page)
     data = file.read()
     header = AvifImageFile(io.BytesIO(data))

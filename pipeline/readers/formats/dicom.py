@@ -1,7 +1,7 @@
-"""DICOM by pydicom (extra ``medical``): single images, frames of a series by page, and whole slides by their tiles.
+"""DICOM by pydicom (extra ``medical``): single images, frames of a series by page, and whole slides by tile.
 
-Values with a rescale (CT, PET) are in its units, as float32: stored * slope + intercept. Where 0 is white they are
-inverted. A slide is one file for each level; tiles that are not there are white.
+Values with a rescale (CT, PET) become float32 in its units: stored * slope + intercept. Values where 0 is white are
+inverted. A slide has one file for each level; missing tiles are white.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _slide(
 
 
 def _frames(header: Any, across: int) -> dict[tuple[int, int], int] | None:
-    """(row, column) of a tile -> its frame; None where the frames are all tiles, row by row."""
+    """Maps (row, column) of a tile to its frame; returns None where the frames are all tiles, row by row."""
     if header.get("DimensionOrganizationType") == "TILED_FULL" or "PerFrameFunctionalGroupsSequence" not in header:
         return None
     places = {}
@@ -102,7 +102,7 @@ def _frames(header: Any, across: int) -> dict[tuple[int, int], int] | None:
 
 
 def _shared(header: Any, sequence: str) -> Any:
-    """What all frames share, else the file itself."""
+    """Returns the attributes that all frames share in ``sequence``, else the header of the file."""
     groups = header.get("SharedFunctionalGroupsSequence")
     found = groups[0].get(sequence) if groups else None
     return found[0] if found else header

@@ -1,6 +1,6 @@
-"""JPEG: header by Pillow, pixels by simplejpeg, which reports what libjpeg only warns of, such as data that end early.
+"""JPEG: header by Pillow, pixels by simplejpeg, which makes libjpeg's warnings errors, such as truncated data.
 
-Grey and colour files give what they show; CMYK and YCCK files give four channels, 0 where there is no ink.
+Grey and colour files give the shown pixels; CMYK and YCCK files give four channels, 0 where there is no ink.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _MODES = {"L": (1, "gray", "GRAY"), "RGB": (3, "rgb", "RGB"), "CMYK": (4, "cmyk"
 
 
 def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
-    """See :func:`pipeline.readers.open_image`; JPEG with 8 bits."""
+    """See :func:`pipeline.readers.open_image`; for JPEG with 8 bits."""
     check_single("JPEG", level, page)
-    header = JpegImageFile(cast(BinaryIO, file))  # not through Image.open, which has a limit of its own
+    header = JpegImageFile(cast(BinaryIO, file))  # not Image.open, which has its own limit of size
     if header.mode not in _MODES:
         raise Unreadable("unsupported_mode", f"a {header.mode} JPEG; grey, RGB and CMYK are read")
     channels, colour, space = _MODES[header.mode]
@@ -30,24 +30,25 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
 
 
 def decode(data: bytes, space: str) -> np.ndarray:
-    """``[height, width, channels]`` of a JPEG in the colour space ``GRAY``, ``RGB`` or ``CMYK``.
+    """Decodes a JPEG to ``[height, width, channels]`` in the colour space ``GRAY``, ``RGB`` or ``CMYK``.
 
     Raises:
-        ValueError: with libjpeg's message, for its warnings too.
+        ValueError: with libjpeg's message, also for its warnings.
     """
     import simplejpeg
 
-    pixels = simplejpeg.decode_jpeg(data, space, strict=True)  # the accurate transform, as libjpeg's default
+    pixels = simplejpeg.decode_jpeg(data, space, strict=True)  # the accurate transform, libjpeg's default
     found: np.ndarray = (
         np.invert(pixels, out=pixels) if space == "CMYK" else pixels
-    )  # Adobe stores inverted inks, and all follow
+    )  # Adobe stores inverted inks, and all programs follow
     return found
 
 
 def decode_tables(data: bytes, tables: bytes | None, space: str, transform: int | None) -> np.ndarray:
-    """A block of a TIFF: its JPEG, the tables that all blocks share, and whether it is YCbCr (1) or not (0).
+    """Decodes a block of a TIFF from its JPEG data and the tables that all blocks share.
 
-    Without a marker of its own, Adobe's says what ``transform`` is; one of JFIF is believed more, as by all.
+    ``transform`` says whether the block is YCbCr (1) or not (0), through an Adobe marker that is put in front; a JFIF
+    marker of the block takes precedence, as in all decoders.
     """
     import simplejpeg
 

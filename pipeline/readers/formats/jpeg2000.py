@@ -1,4 +1,4 @@
-"""JPEG 2000, as JP2 or a bare codestream: header by hand, pixels by OpenJPEG, which keeps up to 16 bits."""
+"""JPEG 2000 as JP2 or bare codestream: header parsed here, pixels by OpenJPEG, which keeps up to 16 bits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
 
 
 def _boxes(file: ImageFile) -> tuple[int, tuple[int, ...]]:
-    """(enumerated colour space or 0, bits of the palette's columns) before the codestream, where the file then is."""
+    """Reads the boxes before the codestream, and leaves the file after its markers SOC and SIZ.
+
+    Returns the enumerated colour space, or 0, and the bits of the columns of the palette.
+    """
     colour, palette = 0, tuple[int, ...]()
     while len(start := file.read(8)) == 8:
         length, name = struct.unpack(">I4s", start)
@@ -60,7 +63,7 @@ def _boxes(file: ImageFile) -> tuple[int, tuple[int, ...]]:
         if length < header:
             break
         if name == b"jp2h":
-            continue  # its content is boxes, too
+            continue  # its content consists of boxes as well
         if length - header > _MAX_BOX or name not in (b"colr", b"pclr"):
             file.seek(length - header, 1)
             continue
@@ -73,7 +76,7 @@ def _boxes(file: ImageFile) -> tuple[int, tuple[int, ...]]:
 
 
 def _read_size(file: ImageFile) -> _Header:
-    """The SIZ segment (ISO 15444-1, A.5.1), behind its marker."""
+    """Reads the SIZ segment (ISO 15444-1, A.5.1), after its marker."""
     _, _, right, bottom, left, top = struct.unpack(">HH4I", file.read(20))
     file.seek(16, 1)  # size and origin of the tiles
     (count,) = struct.unpack(">H", file.read(2))

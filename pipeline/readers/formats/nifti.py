@@ -1,7 +1,7 @@
-"""NIfTI by nibabel (extra ``medical``): slices of a volume, by page; ``.nii`` is read by rows, ``.nii.gz`` whole.
+"""NIfTI by nibabel (extra ``medical``): slices of a volume by page; ``.nii`` is read by rows, ``.nii.gz`` whole.
 
-A slice has the first axis of the volume as its columns and the second as its rows, as stored: nothing is turned. Pages
-run over the third axis and those above, the third one first. Values with a scale are float32: stored * slope + inter.
+The columns of a slice are the first axis of the volume and its rows the second, as stored, without any turning. Pages
+run over the third and higher axes, the third one fastest. Values with a scale are float32: stored * slope + inter.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> Reader:
 
 
 class _Slice:
-    """Rows of values, one after the other."""
+    """A slice that is stored row after row."""
 
     def __init__(
         self, file: ImageFile, layout: Layout, packed: bool, start: int, form: np.dtype,

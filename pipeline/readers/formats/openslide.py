@@ -1,7 +1,7 @@
-"""Slides that need OpenSlide (extra ``wsi``): MIRAX, Hamamatsu, Leica, Ventana, Sakura, Zeiss; from local disks.
+"""Slides that need OpenSlide (extra ``wsi``), from local disks: MIRAX, Hamamatsu, Leica, Ventana, Sakura, Zeiss.
 
-They are known by the ends of their names, because they begin as another format, or consist of several files. Pixels
-that were not scanned have the background colour of the slide, white where it names none.
+They are recognised by their file names, because they begin like another format or consist of several files. Pixels
+that were not scanned have the background colour of the slide, or white if it names none.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _SlideReader:
             try:
                 rgba = np.asarray(self._open().read_region(place, self._level, (box.width, box.height)))
             except self._library.OpenSlideError:
-                self._slide = None  # every later call would fail, too
+                self._slide = None  # every later call would also fail
                 raise
         alpha = rgba[..., 3:].astype(np.uint16)
         blended = (rgba[..., :3] * alpha + self._background * (255 - alpha) + 127) // 255

@@ -1,4 +1,4 @@
-"""WebP, BMP and GIF by Pillow: formats of at most 8 bits, of which an animation gives its first frame.
+"""WebP, BMP and GIF by Pillow: formats of at most 8 bits; an animation gives its first frame.
 
 Palettes become their colours, and transparency becomes an alpha channel.
 """
@@ -28,7 +28,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
     file.seek(0)
     kind, plug_in = next(found for start, found in _KINDS.items() if head.startswith(start))
     check_single(kind, level, page)
-    header = plug_in(cast(BinaryIO, file))  # not through Image.open, which has a limit of its own
+    header = plug_in(cast(BinaryIO, file))  # not Image.open, which has its own limit of size
     mode = _shown_mode(header)
     channels, colour = _MODES[mode]
     turned = orientation.valid(header.getexif().get(orientation.TAG)) if kind == "WebP" else 1
@@ -40,7 +40,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
 
 
 def _shown_mode(header: Image) -> str:
-    """The mode without palettes and single bits."""
+    """Returns the mode of the shown pixels, without palettes and single bits."""
     mode = {"1": "L", "P": "RGB", "PA": "RGBA"}.get(header.mode, header.mode)
     if mode not in _MODES:
         raise Unreadable("unsupported_mode", f"a picture of mode {header.mode}; {', '.join(_MODES)} are read")

@@ -1,7 +1,7 @@
 """PNG: grey, colour and palette, with and without alpha, 1 to 16 bits.
 
-Fewer than 8 bits become uint8 (grey levels spread over 0..255), palettes become their colours, and a transparent
-colour becomes an alpha channel; 16 bits stay 16 bits.
+Values of fewer than 8 bits become uint8 (grey levels spread over 0..255), palettes become their colours, and a
+transparent colour becomes an alpha channel; 16 bits stay 16 bits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> WholeReader:
 
 
 def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:
-    """(width, height, bits, colour type, whether tRNS adds alpha, orientation) from the chunks before the pixels."""
+    """Reads width, height, bits, colour type, whether tRNS adds alpha, and orientation, from the first chunks."""
     file.seek(8)
     header, transparent, turned, pixels = None, False, None, False
     while not pixels and len(start := file.read(8)) == 8:
@@ -44,7 +44,7 @@ def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:
             if name == b"IHDR" and len(data) == 13:
                 header = struct.unpack(">IIBB", data[:10])
             elif name == b"tRNS":
-                transparent = header is not None and header[3] in (0, 2, 3)  # beside an alpha channel it has no meaning
+                transparent = header is not None and header[3] in (0, 2, 3)  # next to an alpha channel it means nothing
             elif name == b"eXIf":
                 turned = _orientation(data)
         else:
@@ -56,7 +56,7 @@ def _header(file: ImageFile) -> tuple[int, int, int, int, bool, int]:
 
 
 def _orientation_behind(file: ImageFile) -> int:
-    """EXIF may also stand behind the pixels: looked for at the end of the file, and known by its checksum."""
+    """Finds an EXIF chunk after the pixels, near the end of the file, recognised by its checksum."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _TAIL))
     tail = file.read()
@@ -72,5 +72,5 @@ def _orientation(data: bytes) -> int:
         exif = Image.Exif()
         exif.load(data)
         return orientation.valid(exif.get(orientation.TAG))
-    except Exception:  # broken EXIF says nothing of the pixels
+    except Exception:  # broken EXIF says nothing about the pixels
         return 1

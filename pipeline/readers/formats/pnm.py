@@ -1,7 +1,7 @@
-"""Netpbm: PBM, PGM, PPM as text and as bytes, PAM, and PFM; up to 16 bits, or float32. Bytes are read by rows.
+"""Netpbm: PBM, PGM and PPM as text and as bytes, PAM, and PFM; up to 16 bits, or float32. Bytes are read by rows.
 
-Bilevel pixels become 0 and 255, PBM's ink being black. Samples whose maximum is not that of their type stay as they
-are; the layout says how many bits they use.
+Bilevel pixels become 0 and 255; PBM's ink is black. Samples whose maximum is below that of their type stay as they are,
+and the layout says how many bits they use.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> Reader:
 
     def decode(data: bytes) -> np.ndarray:
         text = re.sub(rb"#[^\n]*", b"", data[start - 1 :])
-        if kind == b"P1":  # the digits need nothing between them
+        if kind == b"P1":  # the digits need no separators
             return np.array([0 if digit == 49 else 255 for digit in b"".join(text.split())], np.uint8).reshape(stored)
         values = np.array(text.split(), np.uint32).reshape(stored)
         if values.max() > limit:
@@ -84,7 +84,7 @@ def _bits(data: bytes, height: int, width: int) -> np.ndarray:
 
 
 class _Rows:
-    """Rows of samples, one after the other, in the order of the image or, of a PFM, from the last to the first."""
+    """Samples stored row after row, from the first row to the last or, in a PFM, from the last to the first."""
 
     def __init__(
         self, file: ImageFile, start: int, stored: tuple[int, int, int], form: str, colour: str, bits: int,

@@ -1,7 +1,7 @@
-"""The TIFF family: TIFF, BigTIFF, OME-TIFF, SVS, GeoTIFF and COG, by tifffile; reads only the blocks a window needs.
+"""The TIFF family by tifffile: TIFF, BigTIFF, OME-TIFF, SVS, GeoTIFF and COG; reads only the blocks a window needs.
 
-Pixels come as they are shown: palettes become their colours, fewer than 8 bits of grey are spread over 0..255, and
-where 0 is white they are inverted. All else stays as it is. Channels that are pages of their own are put together.
+Pixels come as a viewer shows them: palettes become their colours, grey of fewer than 8 bits is spread over 0..255, and
+values where 0 is white are inverted. All other values stay as stored. Channels in separate pages are put together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.readers.formats.tiff_geo import Georeference, georeference_of
 from pipeline.readers.whole import WholeReader
 from transforms.grid import Box
 
-# What it would warn of comes back as a reason code.
+# The problems that tifffile warns about are reported as reason codes.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _COLOURS = {
@@ -33,7 +33,7 @@ _COLOURS = {
     "CIELAB": "lab", "ICCLAB": "lab",
 }  # fmt: skip
 _ALPHA = (1, 2)  # extra samples that are alpha, TIFF 6.0 section 18
-# A block above this size is no random access: such images are decoded whole, once.
+# Larger blocks allow no random access: such images are decoded whole, once.
 _MAX_BLOCK_BYTES = 1 << 26
 
 
@@ -67,7 +67,7 @@ def open_reader(file: ImageFile, level: int, page: int | None) -> Reader:
 
 
 def _check_chain(file: ImageFile) -> None:
-    """Refuses directories that go in a circle, which would be followed for ever."""
+    """Refuses directories that form a circle, which would be followed for ever."""
     order = {b"II": "<", b"MM": ">"}[file.read(2)]
     big = struct.unpack(order + "H", file.read(2))[0] == 43
     if big:
@@ -86,7 +86,7 @@ def _check_chain(file: ImageFile) -> None:
 
 
 class _Image(NamedTuple):
-    """One image of a file: the page of each group of its channels, at the level asked for; what is known of it."""
+    """One image of a file: its pages at one level, each with some of its channels; its levels and georeference."""
 
     pages: list[Any]
     levels: tuple[tuple[int, int], ...]
@@ -118,10 +118,10 @@ def _find(tiff: tifffile.TiffFile, level: int, page: int | None) -> _Image:
 
 
 def _groups(series: Any) -> np.ndarray:
-    """``[images, pages]``: the numbers of the pages that are channels of one image, for each image of a series."""
+    """Returns for each image of a series the numbers of the pages that hold its channels: ``[images, pages]``."""
     page = _page(series, 0)
     count, sizes = len(series.pages), [int(size) for size in series.shape]
-    # The axes above those of a page: as many as give the number of pages.
+    # The leading axes, whose product is the number of pages, are those above the axes of a page.
     above = next((number for number in range(len(sizes)) if math.prod(sizes[:number]) == count), None)
     if series.size != page.size * count or above is None:
         raise Unreadable("unsupported_mode", f"a stack of {series.axes} {series.shape} in one directory")
@@ -175,7 +175,7 @@ def _layout(image: _Image, turned: int) -> Layout:
     dtype = np.dtype("u1") if page.dtype.kind == "b" or page.photometric.name == "PALETTE" else page.dtype
     narrow = page.bitspersample < 8 or page.photometric.name == "PALETTE"  # spread over all bits
     mpp, crs, transform, nodata = image.place
-    if turned != 1:  # tools that know coordinates know no orientation
+    if turned != 1:  # software that uses coordinates does not use the orientation
         crs, transform = "", None
         mpp = (mpp[1], mpp[0]) if mpp and orientation.shown_size(0, 1, turned) == (1, 0) else mpp
     levels = tuple(orientation.shown_size(*size, turned) for size in image.levels)
@@ -197,17 +197,17 @@ def _colour(page: Any) -> str:
 
 
 def _rows_are_plain(page: Any) -> bool:
-    """Whether the pixels lie in one piece, uncompressed, row after row, so that any rows can be read directly."""
+    """Says whether the pixels are stored in one piece, uncompressed and row after row, so that rows can be read."""
     bits = page.dtype.itemsize * 8
     as_stored = page.photometric.name not in ("PALETTE", "MINISWHITE") and page.bitspersample == bits
     return page.is_contiguous and as_stored and (page.planarconfig == 1 or page.samplesperpixel == 1)
 
 
 def _shown(page: Any, pixels: np.ndarray) -> np.ndarray:
-    """The pixels as a viewer shows them: colours of a palette, white as the largest value, all of 8 bits in use."""
+    """Returns the pixels as a viewer shows them: palette applied, white as the largest value, all 8 bits in use."""
     if page.photometric.name == "PALETTE":
         colours = (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # TIFF 6.0 section 5: 16 bits for each
-        return colours[pixels[..., 0].astype(np.uint16)]  # a palette of two colours has numbers that are bool
+        return colours[pixels[..., 0].astype(np.uint16)]  # palettes of two colours have bool indices
     limit = (1 << page.bitspersample) - 1
     if page.bitspersample < 8 and pixels.dtype.kind in "bu":
         pixels = pixels.astype(np.uint8) * np.uint8(255 // limit)
@@ -216,7 +216,7 @@ def _shown(page: Any, pixels: np.ndarray) -> np.ndarray:
 
 
 class _RowReader:
-    """Rows of plain values of one page."""
+    """A page whose plain values are stored row after row."""
 
     def __init__(self, file: ImageFile, layout: Layout, page: Any, turned: int):
         self.file, self.layout = file, layout
@@ -257,14 +257,14 @@ class _Blocks:
         self.page = page
         self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
         self._file, self._lock = file, lock
-        self._decode = page.decode  # made now: the making reads the file
+        self._decode = page.decode  # created here, because creating it reads the file
         self._space = _jpeg_space(page)
         height, width = _size(page)
         self._block = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
         self.down, self.across = -(-height // self._block[0]), -(-width // self._block[1])
 
     def decode(self, plane: int, down: int, across: int) -> np.ndarray | float:
-        """One block: ``[height, width, samples]``, or one number where the file leaves it out."""
+        """Decodes one block to ``[height, width, samples]``, or to one number where the file leaves it out."""
         page, index = self.page, (plane * self.down + down) * self.across + across
         if not page.databytecounts[index]:
             found: np.ndarray | float = page.nodata
@@ -277,14 +277,14 @@ class _Blocks:
             decoded, _, _ = self._decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
             block = decoded[0]
         samples = 1 if page.planarconfig == 2 else page.samplesperpixel
-        if block.shape[-1] != samples:  # NumPy would spread one sample over all
+        if block.shape[-1] != samples:  # NumPy would broadcast one sample to all
             raise Unreadable("corrupt_data", f"block {index}: {block.shape[-1]} samples where {samples} are due")
         if self._space and (block.shape[0] < rows or block.shape[1] < self._block[1]):
             raise Unreadable("corrupt_data", f"block {index}: {block.shape[:2]} pixels where {rows} rows are due")
         return _shown(page, block)
 
     def places(self, down: int, across: int) -> list[tuple[int, int]]:
-        """Where a block of each plane is in the file: ``(offset, bytes)``."""
+        """Returns where a block of each plane is in the file: ``(offset, bytes)``."""
         indices = ((plane * self.down + down) * self.across + across for plane in range(self.planes))
         return [(self.page.dataoffsets[index], self.page.databytecounts[index]) for index in indices]
 
@@ -294,9 +294,9 @@ def _planes(blocks: _Blocks) -> list[Decode]:
 
 
 def _jpeg_space(page: Any) -> tuple[str, int | None] | None:
-    """(colour space, Adobe's transform) of JPEG blocks that simplejpeg decodes, which reports damage; None for others.
+    """Returns colour space and Adobe's transform of JPEG blocks for simplejpeg, which reports damage; None for others.
 
-    Most are without a marker that says whether they are RGB or YCbCr: the photometric interpretation does.
+    Most blocks have no marker that says whether they are RGB or YCbCr: the photometric interpretation does.
     """
     if page.compression != tifffile.COMPRESSION.JPEG or page.dtype != np.uint8 or page.jpegheader:
         return None

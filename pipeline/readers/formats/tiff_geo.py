@@ -1,4 +1,4 @@
-"""What the tags of a TIFF say about the world: size of a pixel, coordinates, pixels without data."""
+"""Georeference from the tags of a TIFF: size of a pixel, coordinates, pixels without data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MICROMETRES = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "m
 
 
 class Georeference(NamedTuple):
-    """See :class:`pipeline.readers.Layout` for the fields; all of full resolution."""
+    """The georeference at full resolution; see :class:`pipeline.readers.Layout` for the fields."""
 
     mpp: tuple[float, float] | None = None
     crs: str = ""
@@ -23,7 +23,7 @@ class Georeference(NamedTuple):
     nodata: str = ""
 
     def at(self, full: tuple[int, int], level: tuple[int, int]) -> Georeference:
-        """The same for a pyramid level, of which height and width are given as those of full resolution."""
+        """Returns the georeference of a pyramid level; ``full`` and ``level`` are height and width of both."""
         down, across = full[0] / level[0], full[1] / level[1]
         mpp = self.mpp and (self.mpp[0] * down, self.mpp[1] * across)
         transform = self.transform and tuple(Affine(*self.transform).of_pixels(down, across))
@@ -31,17 +31,17 @@ class Georeference(NamedTuple):
 
 
 def georeference_of(tiff: Any, page: Any, image: int) -> Georeference:
-    """What is known of a page of full resolution.
+    """Reads the georeference of a page of full resolution.
 
     Args:
         tiff: the ``tifffile.TiffFile``.
         page: the page.
-        image: which series of the file it belongs to, for OME-XML.
+        image: number of the series that the page belongs to, for OME-XML.
     """
     values: dict[str, Any] = {}
     for name, read in (("mpp", lambda: _mpp(tiff, page, image)), ("crs", lambda: _crs(page)),
                        ("transform", lambda: _transform(page)), ("nodata", lambda: _nodata(page))):  # fmt: skip
-        with contextlib.suppress(Exception):  # tags that lie about the world say nothing of the pixels
+        with contextlib.suppress(Exception):  # wrong georeference tags say nothing about the pixels
             values[name] = read()
     return Georeference(**{name: value for name, value in values.items() if value})
 
@@ -57,7 +57,7 @@ def _mpp(tiff: Any, page: Any, image: int) -> tuple[float, float] | None:
     if tiff.is_imagej:
         unit = _MICROMETRES.get((tiff.imagej_metadata or {}).get("unit", "").replace("\\u00B5", "µ"))
         return _pair(down * unit, across * unit) if unit else None
-    # Inches are what cameras and painting programs write, without a meaning.
+    # Cameras and painting programs write inches without any meaning.
     return _pair(down * 1e4, across * 1e4) if page.tags["ResolutionUnit"].value == 3 else None
 
 
@@ -78,7 +78,7 @@ def _pair(down: float, across: float) -> tuple[float, float] | None:
 
 
 def _crs(page: Any) -> str:
-    """The code of the projected or geographic system, else its text: GeoTIFF 1.1, 7.4.2 and 7.4.3."""
+    """Returns the code of the projected or geographic system, else its text (GeoTIFF 1.1, 7.4.2 and 7.4.3)."""
     keys = page.geotiff_tags or {}
     for key in ("ProjectedCSTypeGeoKey", "GeographicTypeGeoKey"):
         code = int(keys.get(key, 0))
@@ -92,7 +92,10 @@ def _crs(page: Any) -> str:
 
 
 def _transform(page: Any) -> tuple[float, ...] | None:
-    """GeoTIFF 1.1, 7.1 and annex B.6: a matrix, or a scale and a point; of points in the middle of pixels, too."""
+    """Reads the transform from a matrix, or from a scale and a tie point (GeoTIFF 1.1, 7.1 and annex B.6).
+
+    Tags that refer to the middles of pixels are converted to upper left corners.
+    """
     tags = page.tags
     if _TRANSFORMATION in tags:
         matrix = tags[_TRANSFORMATION].value

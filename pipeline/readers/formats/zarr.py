@@ -1,7 +1,8 @@
-"""Zarr and OME-Zarr (extra ``zarr``) from local disks: the metadata file of the array or group stands for the image.
+"""Zarr and OME-Zarr (extra ``zarr``) from local disks; the metadata file of the array or group stands for the image.
 
-Axes come from OME's metadata; without it, two dimensions are rows and columns, and a third one of at most four at the
-end are channels. Channels stay together; pages run over all other axes, in their order.
+Axes come from OME's metadata. Without it, the last two dimensions are rows and columns; but in an array of three
+dimensions, a last one of at most four holds channels. Channels stay together; pages run over all other axes, in their
+order.
 """
 
 from __future__ import annotations

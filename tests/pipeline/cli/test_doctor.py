@@ -83,7 +83,7 @@ def test_a_nearly_full_disk_is_noted(monkeypatch, make_config, tmp_path, free):
 
 def test_the_flink_of_the_configuration_is_asked(make_config, tmp_path, monkeypatch):
     facts = {"flink-version": "1.19.3", "slots-available": 2, "slots-total": 3}
-    monkeypatch.setattr(flink, "ask", lambda master: facts)
+    monkeypatch.setattr(flink, "cluster_overview", lambda master: facts)
     beam = {"runner": "FlinkRunner", "flink_master": "jobs:8081"}
     found = lambda beam: findings(make_config(beam=beam, output={"path": str(tmp_path)})).get("flink")
     assert found(beam).status == "ok" and "1.19.3 at jobs:8081, 2 of 3 slots free" in found(beam).text

@@ -11,7 +11,6 @@ from pipeline import errors
 from pipeline.errors import Exit
 
 
-
 def test_the_documents_list_all_of_them():
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)] == [code.value for code in Exit]

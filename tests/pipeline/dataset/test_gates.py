@@ -2,38 +2,32 @@
 
 import io
 import json
-import pathlib
-from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers import SAMPLES, configure, make_manifest, rewrite_manifest, run
 from PIL import Image
-from helpers import configure, run
 
 from pipeline import storage
+from pipeline.cli.version_commands import version_table
 from pipeline.config import Config, Gates
 from pipeline.dataset import gates
 from pipeline.dataset.gates import judge
 from pipeline.dataset.leakage import find_groups, find_same_files
 from pipeline.dataset.reading import Dataset, open_dataset
 from pipeline.dataset.verify import verify
-from pipeline.elements import FORMAT, shard_file
+from pipeline.elements import shard_file
 from pipeline.errors import HeldBackError
 from pipeline.versions import history, lease, lifecycle
+from pipeline.versions.lifecycle import Version
+from pipeline.versions.manifest import write_manifest
 from transforms import pixel_statistics
 
 NAME = "20260101T000000Z-abababab"
-PHOTOS = pathlib.Path(__file__).parent.parent / "samples/photos"
 rng = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_graphs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.build.graphs_program", MagicMock())
-        yield
+pytestmark = pytest.mark.usefixtures("no_graphs")
 
 
 def version(folder, patches=100, labels=None, pixels=None, images=10, rejected=0):
@@ -41,14 +35,18 @@ def version(folder, patches=100, labels=None, pixels=None, images=10, rejected=0
     channels = pixel_statistics.describe(pixel_statistics.measure(pixels)) if pixels is not None else []
     patches = len(pixels) if pixels is not None else patches
     split = {"patches": patches, "labels": labels or {}, "channels": channels}
-    out, folder = str(folder), lifecycle.folder_of(str(folder), NAME)
+    folder = Version(str(folder), NAME).folder
     storage.write_bytes(f"{folder}/statistics.json", json.dumps({"splits": {"train": split}}).encode())
     size = list(pixels.shape[1:3]) if pixels is not None else 256
     config = Config.model_validate({"input": {"images": "a"}, "output": {"path": "b"}, "patch": {"size": size}})
-    account = {"images": images, "images_rejected": rejected}
-    manifest = {"accounts": account, "splits": {"train": {"images": images}}, "format": FORMAT}
-    manifest["config"] = config.model_dump(mode="json")
-    return Dataset(folder, lifecycle.complete(out, NAME, manifest), config)
+    manifest = make_manifest(
+        version=NAME,
+        accounts={"images": images, "images_rejected": rejected},
+        splits={"train": {"images": images}},
+        config=config.model_dump(mode="json"),
+    )
+    write_manifest(folder, manifest)
+    return Dataset(folder, manifest, config)
 
 
 def verdicts(new, published, **strict):
@@ -137,8 +135,9 @@ def test_what_is_gone_does_not_pass(tmp_path):
     assert [verdict.passed for verdict in found.values()] == [False] * 4
     assert found["drift.mean"].sentence == "moved too far: train/channel_1 is gone; 0.5 is allowed"
     assert found["drift.labels.infinity_norm"].sentence == "moved too far: train/label is gone; 0.5 is allowed"
-    json.dumps([verdict._asdict() for verdict in found.values()], allow_nan=False)
-    new.manifest.splits["train"].images = 0
+    json.dumps([verdict.model_dump() for verdict in found.values()], allow_nan=False)
+    manifest = make_manifest(version=NAME, splits={"train": {"images": 0}}, config=new.manifest.config)
+    new = new._replace(manifest=manifest)
     storage.write_bytes(f"{new.folder}/statistics.json", json.dumps({"splits": {}}).encode())
     assert {verdict.sentence for verdict in verdicts(new, old, drift=DRIFT).values()} == {
         "moved too far: train is gone; 0.5 is allowed"
@@ -148,16 +147,14 @@ def test_what_is_gone_does_not_pass(tmp_path):
 def test_a_published_version_that_cannot_be_read_holds_back(tmp_path):
     new, old = version(tmp_path / "new"), version(tmp_path / "old")
     manifest = json.loads(storage.read_bytes(f"{old.folder}/manifest.json"))
-    manifest.accounts.images = 11
+    manifest["accounts"]["images"] = 11
     storage.write_bytes(f"{old.folder}/manifest.json", json.dumps(manifest).encode())
     (verdict,) = verdicts(new, old, patches={"min": 0.1}).values()
     assert not verdict.passed
     assert "the published version cannot be read to be compared with: " in verdict.sentence
     assert verdicts(new, old, rejected=1)["rejected"].passed
 
-    del manifest["checksum"]
-    manifest["config"]["a_key_that_is_no_more"] = 1
-    lifecycle.complete(str(tmp_path / "old"), NAME, manifest)
+    rewrite_manifest(old.folder, lambda content: content["config"].update(a_key_that_is_no_more=1))
     assert not verdicts(new, old, patches={"min": 0.1})["patches"].passed
 
 
@@ -237,19 +234,19 @@ def test_a_version_that_is_held_back_is_complete_and_can_be_published_anyway(ima
     assert str(caught.value).endswith(
         f"\n{first.manifest.version} stays published; patchbeam publish {out} {name} publishes it anyway"
     )
-    assert lifecycle.latest(out) == first.manifest.version
+    assert lifecycle.latest(out) == first.version
     held_back = open_dataset(out, name)
     assert verify(held_back, 2) == []
     assert [verdict.gate for verdict in held_back.manifest.gates if not verdict.passed] == ["drift.mean"]
-    assert history.describe_versions(out).endswith("held back: drift.mean")
+    assert version_table(out).endswith("held back: drift.mean")
 
     with pytest.raises(HeldBackError) as again:  # nothing is built again, and nothing forgotten
         run(config)
     assert (caught.value.built, again.value.built) == (True, False)
-    assert [entry.name for entry in history.list_versions(out)] == [first.manifest.version, name]
+    assert [summary.version.name for summary in history.list_versions(out)] == [first.manifest.version, name]
 
     with lease.hold(out) as held:
-        lifecycle.publish(out, name, held, by="publish")
+        lifecycle.publish(Version(out, name), held, by="publish")
     assert run(config).unchanged
 
 
@@ -261,7 +258,8 @@ def test_gates_that_are_loosened_let_a_version_pass_without_building_it_again(im
         run(config)
     passed = run(configure(images, tmp_path / "out", gates={"drift": {"mean": 10}}))
     assert not passed.built
-    assert passed.manifest.version == caught.value.manifest.version == lifecycle.latest(config.output.path)
+    assert passed.manifest.version == caught.value.manifest.version
+    assert passed.version == lifecycle.latest(config.output.path)
     assert [(verdict.gate, verdict.passed) for verdict in passed.manifest.gates] == [("drift.mean", True)]
     assert open_dataset(config.output.path).manifest == passed.manifest
 
@@ -274,8 +272,8 @@ def test_a_build_that_died_before_the_gates_is_asked_by_the_next_one(images, tmp
         patch.setattr("pipeline.dataset.gates.judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    _, name = lifecycle.complete_versions(config.output.path)
-    assert "gates" not in open_dataset(config.output.path, name).manifest
+    _, version = lifecycle.complete_versions(config.output.path)
+    assert open_dataset(config.output.path, version.name).manifest.gates == ()
     with pytest.raises(HeldBackError):
         run(config)
 
@@ -296,7 +294,7 @@ def test_damage_is_found_before_publishing(images, tmp_path):
 
 def test_images_that_look_alike_in_two_splits(tmp_path):
     """Photographs, each also saved again at half the size: in the same split they may be, in another not."""
-    root, photos = tmp_path / "images", sorted(PHOTOS.glob("*.*g"))
+    root, photos = tmp_path / "images", sorted((SAMPLES / "photos").glob("*.*g"))
     for number, path in enumerate(photos):
         image = Image.open(path).convert("RGB")
         image.thumbnail((900, 900))

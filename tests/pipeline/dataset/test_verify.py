@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import rewrite_manifest
 
 from pipeline.build import build
 from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
-from pipeline.elements import FORMAT
-from pipeline.errors import UsageError
+from pipeline.elements import FORMAT, READABLE
+from pipeline.errors import DatasetError, FormatError
 from pipeline.runners.options import parse_options
-from pipeline.versions import lifecycle
 
 SHARD, INDEX = "patches-train.tfrecord-00000-of-00001", "index/train-00000-of-00001.parquet"
 
@@ -105,10 +105,9 @@ def test_accounts_that_do_not_add_up_are_found(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["accounts"]["written"] -= 1
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match="was changed after it was written"):
+    with pytest.raises(DatasetError, match="was changed after it was written"):
         problems(copy)
-    manifest["checksum"] = lifecycle._checksum(manifest)  # as a build that adds up wrongly would write it
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_manifest(copy, lambda manifest: None)  # as a build that adds up wrongly would write it
     assert len(problems(copy)) == 2
 
 
@@ -116,7 +115,7 @@ def test_a_table_of_shards_with_a_path_for_a_name_is_refused(copy):
     rows = pq.read_table(copy / "shards.parquet").to_pylist()
     rows[0]["shard"] = "../../secret"
     pq.write_table(pa.Table.from_pylist(rows), copy / "shards.parquet")
-    with pytest.raises(UsageError, match=r"'../../secret' is no name of a shard"):
+    with pytest.raises(DatasetError, match=r"'../../secret' is no name of a shard"):
         problems(copy)
 
 
@@ -138,5 +137,13 @@ def test_a_receipt_that_changed_is_found(copy):
 def test_a_dataset_of_another_format_is_refused_with_the_way_out(copy, written, way_out):
     manifest = json.loads((copy / "manifest.json").read_text()) | {"format": written}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match=f"has format {written}, .* reads format {FORMAT}; {way_out}"):
+    with pytest.raises(FormatError, match=f"has format {written}, .* reads formats 3 to {FORMAT}; {way_out}"):
         problems(copy)
+
+
+@pytest.mark.parametrize("written", [3, FORMAT])
+def test_a_dataset_of_every_readable_format_is_verified(copy, written):
+    assert written in READABLE
+    rewrite_manifest(copy, lambda manifest: manifest.update(format=written))
+    assert open_dataset(str(copy)).manifest.format == written
+    assert problems(copy) == []

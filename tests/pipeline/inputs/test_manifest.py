@@ -6,7 +6,6 @@ import os
 import pathlib
 import random
 import tracemalloc
-from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -364,8 +363,7 @@ def pictures(tmp_path):
     return write(tmp_path, rows, "jsonl"), rows
 
 
-def test_what_a_manifest_says_arrives_in_records_index_and_metadata(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+def test_what_a_manifest_says_arrives_in_records_index_and_metadata(pictures, tmp_path, no_graphs):
     manifest, rows = pictures
     config = Config.model_validate(
         {

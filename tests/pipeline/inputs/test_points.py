@@ -2,7 +2,6 @@
 
 import json
 import math
-from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow.dataset
@@ -40,8 +39,7 @@ def test_the_centre_of_a_padded_patch_is_at_most_half_a_pixel_from_its_point(poi
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+def make(tmp_path, no_graphs):
     (tmp_path / "data").mkdir()
     tifffile.imwrite(tmp_path / "data/a.tif", IMAGE, tile=(16, 16), photometric="minisblack", planarconfig="contig")
 

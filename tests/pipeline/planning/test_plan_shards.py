@@ -310,7 +310,7 @@ def test_the_regions_of_every_shard_are_those_that_are_dealt_to_it(make_config, 
 def test_long_texts_of_images_stand_once_in_a_table_and_are_bounded_in_a_gathering(make_config, tmp_path, monkeypatch):
     """A slide with regions drawn in the manifest: two gigabytes, were they repeated for each of its 1,224 regions."""
     config = make_config(output={"shard_size": "64MB"})
-    slide = make_image(200_000, 200_000)._replace(regions="drawn " * 300_000, meta="é")
+    slide = make_image(200_000, 200_000)._replace(polygons="drawn " * 300_000, meta="é")
     table, totals = regions_table([slide], config)
     assert totals["train"].text == 1224 * 1_800_001 > 2**31
     assert table.num_rows == 1224
@@ -355,16 +355,16 @@ def test_the_digest_of_a_plan_changes_with_everything_but_the_place_of_the_image
     region = Region(image, 0, 0, 10, 10)
     plan = ShardPlan("train", 0, 1, (region,))
     digest = lambda one: one.digest("content")
-    with_image = lambda **values: plan._replace(regions=(region._replace(image=image._replace(**values)),))
+    with_image = lambda **values: plan._replace(polygons=(region._replace(image=image._replace(**values)),))
     assert digest(with_image(uri="gs://elsewhere")) == digest(plan)
     others = [
         *[with_image(**{name: value}) for name, value in {
             "image_id": "b", "fingerprint": "2-2", "height": 1001, "width": 901, "block_height": 1, "block_width": 1,
             "split": "val", "label": "x", "group": "x",
         }.items()],
-        *[plan._replace(regions=(region._replace(**{name: 11}),)) for name in ("row", "col", "height", "width")],
-        plan._replace(split="val"), plan._replace(number=1), plan._replace(count=2), plan._replace(regions=()),
-        plan._replace(regions=(region, region)),
+        *[plan._replace(polygons=(region._replace(**{name: 11}),)) for name in ("row", "col", "height", "width")],
+        plan._replace(split="val"), plan._replace(number=1), plan._replace(count=2), plan._replace(polygons=()),
+        plan._replace(polygons=(region, region)),
     ]  # fmt: skip
     digests = {digest(plan), plan.digest("other content"), *map(digest, others)}
     assert len(digests) == 2 + len(others)

@@ -141,7 +141,7 @@ def bad_reader(tmp_path, monkeypatch):
         (site / "bad_reader-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: bad-reader\nVersion: 1\n")
         (site / "bad_reader-1.dist-info/entry_points.txt").write_text("[patchbeam.readers]\nbad = bad_reader\n")
         monkeypatch.syspath_prepend(str(site))
-        monkeypatch.setattr(isolated, "_nursery", None)  # a new one, with the new path
+        monkeypatch.setattr(isolated, "_fork_server", None)  # a new one, with the new path
         monkeypatch.setattr(isolated, "_idle", [])
         (tmp_path / "a.bad").write_bytes(b"BAD!")
         return tmp_path / "a.bad"
@@ -186,11 +186,11 @@ def test_decoders_end_with_the_process_that_uses_them_even_in_a_loop(bad_reader,
     script = textwrap.dedent(f"""
         import sys, threading, time
         sys.path[:] = {sys.path!r}
-        from pipeline import isolation
+        from pipeline.readers import isolated
         from pipeline.readers.converted import Choice
         from transforms.grid import Box
-        reader = isolation.open_isolated({str(path)!r}, Choice(), 500)
-        print(isolation._nursery.process.pid, isolation._idle[0].pid, flush=True)
+        reader = isolated.open_isolated({str(path)!r}, Choice(), 500)
+        print(isolated._fork_server.process.pid, isolated._idle[0].pid, flush=True)
         reader.read(Box(0, 0, 100, 100))
     """)
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -251,14 +251,14 @@ def test_an_image_is_opened_anew_after_an_error(tmp_path):
 )
 def test_decoders_that_do_not_start_name_the_way_out(monkeypatch, program, message, reason):
     monkeypatch.setattr(isolated, "_START", program)
-    monkeypatch.setattr(isolated, "_nursery", None)
+    monkeypatch.setattr(isolated, "_fork_server", None)
     monkeypatch.setattr(isolated, "_idle", [])
     with pytest.raises(Unreadable, match=message) as caught:
         open_in_decoder(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == reason
 
 
-def test_a_nursery_that_lives_is_not_waited_for(monkeypatch):
+def test_a_fork_server_that_lives_is_not_waited_for(monkeypatch):
     """As where this process has no descriptors left."""
 
     def full(*_):
@@ -266,9 +266,9 @@ def test_a_nursery_that_lives_is_not_waited_for(monkeypatch):
 
     monkeypatch.setattr(isolated, "send_handle", full)
     monkeypatch.setattr(isolated, "_DIES_S", 0.1)
-    monkeypatch.setattr(isolated, "_nursery", None)
+    monkeypatch.setattr(isolated, "_fork_server", None)
     monkeypatch.setattr(isolated, "_idle", [])
     with pytest.raises(Unreadable, match=r"no process .* can be started: .*Too many open files") as caught:
         open_in_decoder(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == "io_error"
-    isolated._nursery.process.kill()
+    isolated._fork_server.process.kill()

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -20,10 +19,10 @@ from pipeline.dataset.reading import open_dataset
 from pipeline.dataset.verify import verify
 from pipeline.elements import ImageInfo
 from pipeline.errors import TooManyRejectedError, Unreadable
-from pipeline.inputs.geojson import Affine
 from pipeline.readers.rasters import open_raster
 from pipeline.runners.options import parse_options
 from pipeline.shards.open_image import OpenImage
+from transforms.affine import Affine
 from transforms.grid import Box
 from transforms.polygons import fill
 
@@ -68,7 +67,7 @@ def test_of_two_polygons_with_a_common_edge_each_pixel_is_in_one():
 
 
 @given(arrays.arrays(np.float64, 6, elements=st.floats(-5, 5)), st.floats(-9, 9), st.floats(-9, 9))
-def test_the_inverse_of_a_placing_leads_back(numbers, x, y):
+def test_the_inverse_of_an_affine_map_leads_back(numbers, x, y):
     place = Affine(*numbers)
     if abs(place.a * place.e - place.b * place.d) > 1e-3:
         np.testing.assert_allclose(place.inverse()(*place(x, y)), (x, y), atol=1e-5)
@@ -99,8 +98,7 @@ def drawn(height=HEIGHT, width=WIDTH):
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+def make(tmp_path, no_graphs):
     folder = tmp_path / "data"
     folder.mkdir()
     pixels = np.stack(np.mgrid[:HEIGHT, :WIDTH], axis=-1).astype(np.uint16)
@@ -175,8 +173,8 @@ def test_what_covers_too_little_or_too_much_is_left_out_and_counted(make, kind):
                 expected.add((row, col))
     assert found == expected
     assert len(expected) > 5
-    assert manifest["accounts"]["filters"] == counts
-    assert manifest["accounts"]["written"] == len(expected)
+    assert manifest.accounts.filters == counts
+    assert manifest.accounts.written == len(expected)
 
 
 def test_pixels_that_no_polygon_wants_are_not_read(make, monkeypatch):
@@ -218,7 +216,7 @@ def test_crops_are_drawn_again_until_a_class_covers_enough(make):
     rows = index_of(dataset)
     assert len(rows) == 20
     assert all((drawn()[place_of(row)] == 1).mean() >= 0.6 for row in rows)
-    assert manifest["counters"]["crops_redrawn"] > 20
+    assert manifest.counters["crops_redrawn"] > 20
 
 
 def test_polygons_of_a_manifest_may_be_missing_or_written_out(make, tmp_path):
@@ -263,21 +261,23 @@ def test_polygons_that_cannot_be_understood_reject_the_image(make, text, message
         {"images": "x", "rasters": {"area": {"file": {"match": "tif$", "replace": "geojson"}, "classes": {"a": 1}}}}
     )
     with pytest.raises(Unreadable, match=message) as caught:
-        open_raster(image, "area", wanted)
+        open_raster(image, "area", wanted.rasters["area"], wanted.max_seconds)
     assert caught.value.reason == "bad_regions"
     assert str(make.folder) not in caught.value.message
 
 
 def test_a_file_that_is_not_there_is_an_error_of_the_storage(make):
-    image = ImageInfo("a.tif", "a.tif", "1", HEIGHT, WIDTH, 32, 32, "train", "", "", regions=f"{make.folder}/b.geojson")
+    image = ImageInfo(
+        "a.tif", "a.tif", "1", HEIGHT, WIDTH, 32, 32, "train", "", "", polygons=f"{make.folder}/b.geojson"
+    )
     wanted = Input.model_validate({"images": "x", "rasters": {"area": {"file": "regions"}}})
     with pytest.raises(Unreadable, match="raster area: cannot be opened") as caught:
-        open_raster(image, "area", wanted)
+        open_raster(image, "area", wanted.rasters["area"], wanted.max_seconds)
     assert caught.value.reason == "io_error"
 
 
 def test_coordinates_of_the_world_need_an_image_that_has_them():
-    image = ImageInfo("a.tif", "a.tif", "1", HEIGHT, WIDTH, 32, 32, "train", "", "", regions="[]")
+    image = ImageInfo("a.tif", "a.tif", "1", HEIGHT, WIDTH, 32, 32, "train", "", "", polygons="[]")
     wanted = Input.model_validate({"images": "x", "rasters": {"area": {"file": "regions", "coordinates": "world"}}})
     with pytest.raises(Unreadable, match="does not say where it lies"):
-        open_raster(image, "area", wanted)
+        open_raster(image, "area", wanted.rasters["area"], wanted.max_seconds)

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -56,9 +55,7 @@ RASTERS = {
 
 
 @pytest.fixture
-def make(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
-
+def make(root, tmp_path, no_graphs):
     def run(rasters=RASTERS, input=None, output=None, max_rejected=0, **patch):
         values = {
             "input": {"images": f"{root}/images/*", "channels": 2, "dtype": "uint16", "rasters": rasters}
@@ -158,7 +155,7 @@ def test_a_mask_of_another_size_is_rejected_with_both_sizes(make, root):
         )
     ]
     assert {row["image_id"] for row in index_of(dataset)} == {"a.tif"}
-    assert outcome.manifest["accounts"]["images_rejected"] == 1
+    assert outcome.manifest.accounts.images_rejected == 1
 
 
 def test_a_mask_of_another_form_or_without_a_file_is_rejected(make, root):
@@ -184,7 +181,7 @@ def test_a_bad_block_of_a_raster_costs_only_the_patches_over_it(make, root):
     rejected = {(r["row"], r["col"]) for r in map(json.loads, open(f"{dataset.folder}/rejected.jsonl"))}
 
     assert rejected == {(0, 0), (0, 20), (16, 0), (16, 20)}
-    assert outcome.manifest["accounts"]["rejected"] == 4
+    assert outcome.manifest.accounts.rejected == 4
     assert {message.partition(":")[0] for _, message in rejections_of(dataset)} == {"raster later"}
 
 
@@ -194,7 +191,7 @@ def test_a_mask_that_does_not_decode_costs_its_image_once(make, root):
     dataset, outcome = make({"mask": RASTERS["mask"]}, max_rejected=1)
 
     assert len(rejections_of(dataset)) == 1 and rejections_of(dataset)[0][0] == "corrupt_data"
-    assert outcome.manifest["accounts"]["rejected"] == 6 * 7
+    assert outcome.manifest.accounts.rejected == 6 * 7
 
 
 def test_a_changed_mask_makes_another_dataset_and_the_same_one_does_not(make, root):

@@ -1,7 +1,6 @@
 """Pixels of another size by area, several scales about one middle, and where a patch lies in the world."""
 
 import json
-from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow.dataset
@@ -152,8 +151,7 @@ def test_one_key_says_how_large_a_pixel_is(values, line):
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+def make(tmp_path, no_graphs):
     (tmp_path / "data").mkdir()
 
     def run(input=None, output=None, tags=(), mpp=MPP, augment=None, quality=None, **patch):

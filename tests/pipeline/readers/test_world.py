@@ -2,7 +2,6 @@
 
 import re
 import sys
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import rasterio
 import tifffile
 import zarr
+from helpers import REPO
 from rasterio.transform import Affine
 
 from pipeline.errors import Reason, Unreadable
@@ -19,8 +19,6 @@ from pipeline.readers import isolated, open_image
 from pipeline.readers.converted import Choice
 from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box
-
-ROOT = Path(__file__).parents[1]
 
 
 def noise(*shape, dtype="uint8"):
@@ -288,7 +286,7 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch, module, nam
 
 
 def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path, monkeypatch):
-    code = re.search(r"```python\n# my_package/raw8.py.*?\n(.*?)```", (ROOT / "docs/formats.md").read_text(), re.DOTALL)
+    code = re.search(r"```python\n# my_package/raw8.py.*?\n(.*?)```", (REPO / "docs/formats.md").read_text(), re.DOTALL)
     site = tmp_path / "site"
     (site / "my_package-1.dist-info").mkdir(parents=True)
     (site / "my_package").mkdir()
@@ -297,7 +295,7 @@ def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path,
     (site / "my_package-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
     (site / "my_package-1.dist-info/entry_points.txt").write_text("[patchbeam.readers]\nraw8 = my_package.raw8\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(isolated, "_nursery", None)  # a new one, with the new path
+    monkeypatch.setattr(isolated, "_fork_server", None)  # a new one, with the new path
     monkeypatch.setattr(isolated, "_idle", [])
     pixels = noise(40, 50, 1)
     (tmp_path / "a.raw8").write_bytes(np.array([40, 50], "<u4").tobytes() + pixels.tobytes())
@@ -306,6 +304,6 @@ def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path,
 
 
 def test_the_reasons_are_a_list_that_is_documented():
-    text = (ROOT / "docs/output_format.md").read_text().partition("| reason | meaning")[2]
+    text = (REPO / "docs/output_format.md").read_text().partition("| reason | meaning")[2]
     named = re.findall(r"^\| (\w+) \|", text, re.MULTILINE)
     assert sorted(named) == sorted(Reason.__args__)

@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import pathlib
-from unittest.mock import MagicMock
 
 import boto3
 import imagecodecs
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import servers
 import tifffile
+from helpers import leave_out_graphs
 
 import pipeline
 from pipeline import errors, storage
@@ -325,7 +325,7 @@ def configure(folder, out):
 def local(images, tmp_path_factory):
     """Checksums of the dataset that is built from and to the local disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.build.graphs_program", MagicMock())
+        leave_out_graphs(patch)
         outcome = build(configure(images, tmp_path_factory.mktemp("local")), parse_options(["--direct_num_workers=1"]))
     return checksums(outcome.folder)
 
@@ -348,8 +348,7 @@ FAULTS = [("s3", "error"), ("s3", "reset"), ("s3", "cut"), ("s3", "slow"), ("gs"
 
 
 @pytest.mark.parametrize(("scheme", "how"), [fault for fault in FAULTS if not MINIO or fault[0] == "s3"])
-def test_a_dataset_from_and_to_a_store_that_fails_is_the_local_one(images, local, root, proxy, how, monkeypatch):
-    monkeypatch.setattr("pipeline.build.graphs_program", MagicMock())
+def test_a_dataset_from_and_to_a_store_that_fails_is_the_local_one(images, local, root, proxy, how, no_graphs):
     upload(images, root)
     proxy.every, proxy.how = (0 if how == "slow" else 10), how
     proxy.delay = 0.02 if how == "slow" else 0.0
