@@ -4,6 +4,7 @@
 #   ./run_local.sh          builds datasets from the sample images
 #   ./run_local.sh test     runs the checks and the tests
 #   ./run_local.sh pythons  runs them on every supported Python that is installed, each in an environment of its own
+#   ./run_local.sh package  builds the sdist and the wheel, installs the wheel into an empty environment and uses it
 #   ./run_local.sh minio    runs the tests of S3 against a MinIO, which it builds with Go the first time
 #   ./run_local.sh heavy    runs the tests that take minutes and gigabytes
 #   ./run_local.sh flink    starts a Flink cluster, builds there, also with workers killed, and compares the bytes;
@@ -77,6 +78,10 @@ case "${1:-}" in
             PYTHON="$python" VENV=".venv-$version" ./run_local.sh test "${@:2}"
         done
         ;;
+    package)
+        set_up
+        "$venv/bin/python" -m pytest -m packaging "${@:2}"
+        ;;
     heavy)
         set_up
         "$venv/bin/python" -m pytest -m heavy "${@:2}"
@@ -96,5 +101,5 @@ case "${1:-}" in
         fi
         PATCHBEAM_MINIO="$PWD/$venv/bin/minio" "$venv/bin/python" -m pytest tests/pipeline/storage "${@:2}"
         ;;
-    *) fail "unknown command $1; there are test, pythons, heavy, flink and minio, and none at all builds the samples" ;;
+    *) fail "unknown command $1; there are test, pythons, package, heavy, flink and minio, and none at all builds the samples" ;;
 esac

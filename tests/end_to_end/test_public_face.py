@@ -91,7 +91,7 @@ def test_a_dataset_is_planned_built_opened_and_loaded(images, tmp_path, no_graph
 
 def test_a_wrong_key_is_named(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG)
-    with pytest.raises(ConfigError, match=r"overrides patch\.sizes: "):
+    with pytest.raises(ConfigError, match=r"patch\.sizes: unknown key; did you mean size\?"):
         patchbeam.build(str(tmp_path / "c.yaml"), overrides={"patch.sizes": 3})
 
 

@@ -23,7 +23,7 @@ from pipeline.dataset.verify import _check_record, verify
 from pipeline.elements import meta_of
 from pipeline.errors import ConfigError
 from pipeline.inputs.listing import check_inputs, find_images, list_images, make_listing
-from pipeline.inputs.manifest import read_manifest, with_columns
+from pipeline.inputs.manifest import read_rows, with_columns
 from pipeline.runners.options import parse_options
 from transforms.example import PatchRecord, to_example
 
@@ -256,9 +256,9 @@ def test_masks_and_annotations_come_with_their_fingerprints(folder):
         {"uri": "a/3.png", "mask": "gone.png"},
     ]
     _, (one, three, two) = listed(write(folder, rows, "jsonl"))
-    assert (one.mask, one.points, one.regions) == (f"{folder}/m.png", f"{folder}/p.csv", "")
+    assert (one.mask, one.points, one.polygons) == (f"{folder}/m.png", f"{folder}/p.csv", "")
     assert one.fingerprint == "7-5+3-9+3-9"
-    assert json.loads(two.points) == points and json.loads(two.regions) == {"type": "Polygon"}
+    assert json.loads(two.points) == points and json.loads(two.polygons) == {"type": "Polygon"}
     assert two.fingerprint == "7-5"
     assert three.fingerprint == "7-5+missing"
 
@@ -336,7 +336,7 @@ def test_memory_does_not_follow_the_number_of_rows(tmp_path, monkeypatch):
 
 def test_rows_are_read_one_after_the_other(folder):
     (folder / "m.csv").write_text("uri\na/1.png\n,\n")
-    rows = read_manifest(Input(manifest=f"{folder}/m.csv"))
+    rows = read_rows(Input(manifest=f"{folder}/m.csv"))
     assert next(rows).uri == f"{folder}/a/1.png"
     with pytest.raises(ConfigError):
         next(rows)

@@ -82,7 +82,7 @@ def test_patches_lie_around_their_points_and_have_their_labels(make, edge, expec
     padded = np.pad(IMAGE, ((9, 9), (9, 9), (0, 0)), mode="reflect")
     for (row, col), entry in found.items():
         np.testing.assert_array_equal(dataset.patch(entry), padded[row + 9 : row + 15, col + 9 : col + 18])
-    assert outcome.manifest["accounts"]["planned"] == outcome.manifest["accounts"]["written"] == len(expected)
+    assert outcome.manifest.accounts.planned == outcome.manifest.accounts.written == len(expected)
     assert verify(dataset, threads=1) == []
 
 

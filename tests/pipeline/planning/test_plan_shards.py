@@ -355,16 +355,18 @@ def test_the_digest_of_a_plan_changes_with_everything_but_the_place_of_the_image
     region = Region(image, 0, 0, 10, 10)
     plan = ShardPlan("train", 0, 1, (region,))
     digest = lambda one: one.digest("content")
-    with_image = lambda **values: plan._replace(polygons=(region._replace(image=image._replace(**values)),))
-    assert digest(with_image(uri="gs://elsewhere")) == digest(plan)
+    with_image = lambda **values: plan._replace(regions=(region._replace(image=image._replace(**values)),))
+    assert digest(with_image(uri="gs://elsewhere", mask="gs://m", points="gs://p", polygons="gs://r")) == digest(plan)
+    assert digest(with_image(split="val")) == digest(plan)  # the images of a plan are of its split, which counts
     others = [
         *[with_image(**{name: value}) for name, value in {
             "image_id": "b", "fingerprint": "2-2", "height": 1001, "width": 901, "block_height": 1, "block_width": 1,
-            "split": "val", "label": "x", "group": "x",
+            "label": "x", "group": "x", "meta": '{"age": 7}', "facts": '{"mpp": [1, 1]}',
+            "points": "[[1, 2]]", "polygons": "[3]",
         }.items()],
-        *[plan._replace(polygons=(region._replace(**{name: 11}),)) for name in ("row", "col", "height", "width")],
-        plan._replace(split="val"), plan._replace(number=1), plan._replace(count=2), plan._replace(polygons=()),
-        plan._replace(polygons=(region, region)),
+        *[plan._replace(regions=(region._replace(**{name: 11}),)) for name in ("row", "col", "height", "width")],
+        plan._replace(split="val"), plan._replace(number=1), plan._replace(count=2), plan._replace(regions=()),
+        plan._replace(regions=(region, region)),
     ]  # fmt: skip
     digests = {digest(plan), plan.digest("other content"), *map(digest, others)}
     assert len(digests) == 2 + len(others)
