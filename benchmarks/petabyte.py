@@ -116,10 +116,10 @@ def main() -> None:
     index = len(make_index("train", shard_file("train-00000-of-00001"), rows, CONFIG))
     print(f"index: {index / len(rows):.0f} bytes a patch, {index / 1e6:.2f} MB a shard")
     with tempfile.TemporaryDirectory() as folder:
-        settle_all(folder, images, side, shards, math.ceil(len(regions) * images / shards), int(mean))
+        reconcile_all(folder, images, side, shards, math.ceil(len(regions) * images / shards), int(mean))
 
 
-def settle_all(folder: str, images: int, side: int, shards: int, regions: int, patches: int) -> None:
+def reconcile_all(folder: str, images: int, side: int, shards: int, regions: int, patches: int) -> None:
     """Sums up a group of receipts as a worker does, and reconciles the sums of all shards as the launcher does."""
     names = []
     for number in range(receipts.GROUP):
@@ -154,8 +154,8 @@ def settle_all(folder: str, images: int, side: int, shards: int, regions: int, p
     total = timed(
         "the launcher reads the sums of all shards", shards, "shard", lambda: receipts.read_sums(work, "train", shards)
     )
-    timed("the launcher settles the accounts", images, "image",
-          lambda: accounts.reconcile(folder, work, CONFIG, images, {"train": total}))  # fmt: skip
+    timed("the launcher reconciles the accounts", images, "image",
+          lambda: accounts.reconcile(folder, work, CONFIG.input.level, images, {"train": total}))  # fmt: skip
     storage.write_table(f"{folder}/shards.parquet", total.shards)
     for name in ("shards.parquet", "images.parquet"):
         print(f"{name}: {pathlib.Path(folder, name).stat().st_size / 1e6:,.1f} MB")

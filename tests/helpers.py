@@ -1,5 +1,6 @@
 """What several test files share: builds made by hand, what is read of them, and pictures in files."""
 
+import errno
 import hashlib
 import io
 import json
@@ -90,6 +91,12 @@ def picture(height, width, channels=3, dtype="uint8", seed=0):
     return rng.integers(0, np.iinfo(dtype).max, (height, width, channels), dtype, endpoint=True)
 
 
+def noise(*shape, dtype="uint8"):
+    """The whole range of an integer type, in any number of dimensions."""
+    rng = np.random.default_rng(0)
+    return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
 def photo(height, width):
     """Part of a photograph: what lossy codecs are made for."""
     with Image.open(SAMPLES / "photos/chelsea.png") as image:
@@ -133,12 +140,72 @@ def jpeg_of(pixels, **ways):
     return out.getvalue()
 
 
+def save(path, image, **ways):
+    image.save(path, **ways)
+    return path
+
+
 def chunk(name, data):
     """A chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def write_dicom(path, pixels, **tags):
+    """A DICOM of ``[frames, rows, columns(, 3)]``."""
+    import pydicom
+
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = pydicom.uid.CTImageStorage, "1.2.3"
+    data = pydicom.Dataset()
+    data.file_meta = meta
+    data.NumberOfFrames, data.Rows, data.Columns = pixels.shape[:3]
+    data.SamplesPerPixel = 3 if pixels.ndim == 4 else 1
+    data.PhotometricInterpretation = "RGB" if pixels.ndim == 4 else "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 8 * pixels.itemsize
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    if pixels.ndim == 4:
+        data.PlanarConfiguration = 0
+    data.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
 # --- what is read of them ---
+
+
+class Watched(io.RawIOBase):
+    """A file that counts the bytes it gives, and fails once it has given ``limit`` of them."""
+
+    def __init__(self, uri, limit=None):
+        self.file, self.limit, self.given = open(uri, "rb"), limit, 0
+
+    def read(self, size=-1):
+        if self.limit is not None and self.given >= self.limit:
+            raise OSError(errno.EIO, "Input/output error")
+        data = self.file.read(size)
+        self.given += len(data)
+        return data
+
+    def readinto(self, buffer):
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset, whence=0):
+        return self.file.seek(offset, whence)
+
+    def tell(self):
+        return self.file.tell()
+
+    def close(self):
+        self.file.close()
+        super().close()
+
+    readable = seekable = lambda self: True
 
 
 def boxes_of(height, width, count=20, seed=0):
@@ -166,7 +233,7 @@ def open_and_read(path, level=0):
 
 
 def assert_reads(path, expected, block=None, level=0, count=20, page=None):
-    """The layout, the whole, and windows of it, are those of ``expected``."""
+    """The layout, the whole, and windows of it, are those of ``expected``; returns the layout."""
     reader = open_image(str(path), level, page)
     height, width, channels = expected.shape
     block = block or (height, width)
@@ -176,6 +243,7 @@ def assert_reads(path, expected, block=None, level=0, count=20, page=None):
         assert window.dtype == expected.dtype
         np.testing.assert_array_equal(window, part(expected, box), err_msg=str(box))
     reader.close()
+    return reader.layout
 
 
 def reason_of(path, level=0, box=None):
@@ -186,9 +254,10 @@ def reason_of(path, level=0, box=None):
     return caught.value.reason
 
 
-def message_of(path, level=0):
+def message_of(path, level=0, page=None):
+    """Why it cannot be opened: (reason, message)."""
     with pytest.raises(Unreadable) as caught:
-        open_image(str(path), level)
+        open_image(str(path), level, page)
     return caught.value.args
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config import Config
+from pipeline.config import Patch
 from pipeline.dataset.reading import Dataset
 from pipeline.elements import index_file, shard_file
 from pipeline.storage.files import digest_of
@@ -126,7 +126,7 @@ def _pictures(dataset: Dataset, shard: str, sizes: dict[str, tuple[int, int]]) -
             file.seek(row["image_offset"])
             patch = decode_patch(file.read(row["image_length"]), config.output.encoding, shape, config.input.dtype)
             image_id, start = row["image_id"], (row["row"], row["col"])
-            height, width = _own_pixels(start, sizes[image_id], config)
+            height, width = _own_pixels(start, sizes[image_id], config.patch, bool(config.input.points))
             axes = zip(start, (height, width), config.patch.dilation, sizes[image_id], CELLS)
             down, across = (cell_shares(*axis) for axis in axes)
             sums = down @ luma_or_mean(patch[:height, :width]) @ across.T
@@ -138,13 +138,12 @@ def _no_pictures() -> collections.defaultdict[str, np.ndarray]:
     return collections.defaultdict(lambda: np.zeros((2, *CELLS)))
 
 
-def _own_pixels(start: tuple[int, int], image: tuple[int, int], config: Config) -> tuple[int, int]:
+def _own_pixels(start: tuple[int, int], image: tuple[int, int], patch: Patch, around_points: bool) -> tuple[int, int]:
     """Returns the rows and columns of a patch up to the next one, or all of them at the border of the image.
 
     So every pixel of overlapping patches counts once, and the picture does not depend on the grid.
     """
-    patch = config.patch
-    if patch.crops or config.input.points:
+    if patch.crops or around_points:
         return patch.size
     axes = zip(start, image, patch.size, patch.span, patch.steps, patch.dilation)
     height, width = (

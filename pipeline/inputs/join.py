@@ -28,7 +28,7 @@ _MISSING = "missing"
 # "key" sorts like the parts of the id; "line" is NULL for images that are not in the input manifest; "kept_together" is
 # the group from the input manifest or, where it gives none, from the rule of the configuration.
 _TABLE = """CREATE TABLE images (key BLOB, line INTEGER, kept_together TEXT, image_id TEXT, uri TEXT, fingerprint TEXT,
-    label TEXT, "group" TEXT, split TEXT, mask TEXT, points TEXT, regions TEXT, meta TEXT)"""
+    label TEXT, "group" TEXT, split TEXT, mask TEXT, points TEXT, polygons TEXT, meta TEXT)"""
 
 
 def id_below(root: str, uri: str) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import io
 import itertools
 import json
+import os
 import posixpath
 import shutil
 import tempfile
@@ -42,6 +44,17 @@ class Listing(NamedTuple):
         self.table.seek(0)
         with storage.atomic_write(uri) as file:
             shutil.copyfileobj(self.table, file, 1 << 20)
+
+
+class _Temporary(io.BufferedRandom):
+    """A file without a name that is closed when nobody holds it any more."""
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            super().__init__(io.FileIO(os.dup(file.fileno()), "r+"))
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def find_images(config: Config) -> tuple[Config, Listing]:
@@ -136,7 +149,7 @@ def make_listing(refs: Iterable[ImageRef]) -> Listing:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(field, pa.string()) for field in ImageRef._fields])
-    out, digest, images = tempfile.TemporaryFile(), hashlib.sha256(), 0
+    out, digest, images = _Temporary(), hashlib.sha256(), 0
     refs = iter(refs)
     with pq.ParquetWriter(out, schema) as writer:
         while batch := list(itertools.islice(refs, _BATCH)):

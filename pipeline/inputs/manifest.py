@@ -138,18 +138,21 @@ def _rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(file: Any, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
-    try:
-        names = next(reader, [])
-        _check_names(names, uri)
-        for values in reader:
-            if len(values) != len(names):
-                if not values:
-                    continue
-                raise ConfigError(f"{where(uri, reader.line_num)}: has {len(values)} values, the header {len(names)}")
-            yield reader.line_num, {name: value or None for name, value in zip(names, values)}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where(uri, reader.line_num + 1)}: is no CSV in UTF-8: {error}") from error
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, strict=True)
+        try:
+            names = next(reader, [])
+            _check_names(names, uri)
+            for values in reader:
+                if len(values) != len(names):
+                    if not values:
+                        continue
+                    raise ConfigError(
+                        f"{where(uri, reader.line_num)}: has {len(values)} values, the header {len(names)}"
+                    )
+                yield reader.line_num, {name: value or None for name, value in zip(names, values)}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where(uri, reader.line_num + 1)}: is no CSV in UTF-8: {error}") from error
 
 
 def _json_rows(file: Any, uri: str) -> Iterator[tuple[int, dict[str, Any]]]:

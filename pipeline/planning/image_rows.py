@@ -13,7 +13,6 @@ from pipeline.elements import ImageInfo, Rejected
 from pipeline.inputs.slices import slices_of
 from pipeline.planning.geometry import patches_of
 
-
 IMAGES_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("split", pa.string()), ("label", pa.string()), ("group", pa.string())]
     + [(name, pa.int64()) for name in ("height", "width", "planned", "written", "filtered", "rejected")]

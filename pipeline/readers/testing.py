@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import pathlib
 
@@ -50,7 +51,8 @@ class ReaderTests:
     def test_the_layout_is_that_of_the_pixels(self, tmp_path: pathlib.Path) -> None:
         """The layout has the size, channels and type of the pixels, and blocks that fit into the image."""
         path, pixels = self.write(tmp_path)
-        layout = self.open(path).layout
+        with contextlib.closing(self.open(path)) as reader:
+            layout = reader.layout
         assert (layout.height, layout.width, layout.channels) == pixels.shape
         assert np.dtype(layout.dtype) == pixels.dtype
         assert 1 <= layout.block_height <= layout.height and 1 <= layout.block_width <= layout.width
@@ -58,18 +60,17 @@ class ReaderTests:
     def test_a_window_is_a_part_of_the_whole(self, tmp_path: pathlib.Path) -> None:
         """Windows of all kinds equal the same part of the pixels: at the corners, across blocks, of one pixel."""
         path, pixels = self.write(tmp_path)
-        reader = self.open(path)
-        for box in _boxes(reader):
-            expected = pixels[box.row : box.row + box.height, box.col : box.col + box.width]
-            np.testing.assert_array_equal(reader.read(box), expected, err_msg=str(box))
-            assert reader.read(box).dtype == pixels.dtype
+        with contextlib.closing(self.open(path)) as reader:
+            for box in _boxes(reader):
+                expected = pixels[box.row : box.row + box.height, box.col : box.col + box.width]
+                np.testing.assert_array_equal(reader.read(box), expected, err_msg=str(box))
+                assert reader.read(box).dtype == pixels.dtype
 
     def test_threads_read_at_the_same_time(self, tmp_path: pathlib.Path) -> None:
         """``read`` may be called by several threads at a time."""
         path, pixels = self.write(tmp_path)
-        reader = self.open(path)
-        boxes = list(_boxes(reader)) * 4
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        with contextlib.closing(self.open(path)) as reader, concurrent.futures.ThreadPoolExecutor(4) as pool:
+            boxes = list(_boxes(reader)) * 4
             for box, found in zip(boxes, pool.map(reader.read, boxes)):
                 expected = pixels[box.row : box.row + box.height, box.col : box.col + box.width]
                 np.testing.assert_array_equal(found, expected, err_msg=str(box))
@@ -77,7 +78,7 @@ class ReaderTests:
     def test_a_box_outside_is_refused(self, tmp_path: pathlib.Path) -> None:
         """A box that does not lie inside the image is an error of the caller, and never answered with other pixels."""
         path, pixels = self.write(tmp_path)
-        reader, (height, width, _) = self.open(path), pixels.shape
+        height, width, _ = pixels.shape
         outside = (
             Box(-1, 0, 1, 1),
             Box(0, -1, 1, 1),
@@ -85,12 +86,13 @@ class ReaderTests:
             Box(0, width - 1, 1, 2),
             Box(0, 0, 0, 1),
         )
-        for box in outside:
-            try:
-                reader.read(box)
-            except ValueError:
-                continue
-            raise AssertionError(f"{box} of an image of {height} x {width} pixels was read")
+        with contextlib.closing(self.open(path)) as reader:
+            for box in outside:
+                try:
+                    reader.read(box)
+                except ValueError:
+                    continue
+                raise AssertionError(f"{box} of an image of {height} x {width} pixels was read")
 
     def test_the_orientation_is_applied(self, tmp_path: pathlib.Path) -> None:
         """Pixels and layout are those that a viewer shows."""
@@ -98,10 +100,10 @@ class ReaderTests:
             if written := self.write_turned(tmp_path, turned):
                 path, stored = written
                 shown = orientation.shown(stored, turned)
-                reader = self.open(path)
-                assert (reader.layout.height, reader.layout.width) == shown.shape[:2]
-                whole = Box(0, 0, *shown.shape[:2])
-                np.testing.assert_array_equal(reader.read(whole), shown, err_msg=f"orientation {turned}")
+                with contextlib.closing(self.open(path)) as reader:
+                    assert (reader.layout.height, reader.layout.width) == shown.shape[:2]
+                    whole = Box(0, 0, *shown.shape[:2])
+                    np.testing.assert_array_equal(reader.read(whole), shown, err_msg=f"orientation {turned}")
 
     def test_it_closes(self, tmp_path: pathlib.Path) -> None:
         """``close`` closes the file."""

@@ -104,152 +104,276 @@ class _Cut(NamedTuple):
         )  # fmt: skip
 
 
-def cut_window(image: OpenImage, cells: Cells, config: Config, counters: Counters, turn: Turn | None = None) -> Patches:
-    """Reads the window of the patches ``cells`` and makes records of those that are kept.
-
-    Where a part of the window does not decode, only the patches that need this part are rejected.
+class WindowCutter:
+    """Cuts the windows of a build, each from the file to encoded records.
 
     Args:
-        image: the image that holds the window.
-        cells: patches of its grid.
         config: the build.
-        counters: counts the time.
-        turn: when to look for duplicates among the patches that were kept before; None for never.
+        counters: counts the time that each kind of work takes.
     """
-    how = _cut_around_points if config.input.points else _draw_crops if config.patch.crops else _cut_cells
-    parts = list(how(image, cells, config, counters))
-    cuts = [part for part in parts if isinstance(part, _Cut)]
-    if turn:
-        cuts = _without_duplicates(cuts, turn)
-    found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
-    for part in cuts:
-        found = _add(found, part, image, config, counters)
-    return found
 
+    def __init__(self, config: Config, counters: Counters):
+        self._config, self._counters = config, counters
 
-def _cut_cells(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
-    """Yields the patches in one piece or, where a part of their window does not decode, in several."""
-    cut = _cut_window(image, grid_of(image.info, config.patch), cells, config, counters)
-    if (
-        isinstance(cut, Rejected)
-        and cut.reason in ("corrupt_data", "crashed")
-        and not image.is_whole
-        and cells.count > 1
-    ):
-        for half in cells.halves():
-            yield from _cut_cells(image, half, config, counters)
-    else:
-        yield cut
+    def cut(self, image: OpenImage, cells: Cells, turn: Turn | None = None) -> Patches:
+        """Reads the window of the patches ``cells`` and makes records of those that are kept.
 
+        Where a part of the window does not decode, only the patches that need this part are rejected.
 
-def _cut_around_points(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
-    """Yields the patches around the points whose numbers are the rows of ``cells``."""
-    try:
-        centres = centres_of(image.info, config.input.points or Points(), config.patch)
-    except Unreadable as error:
-        where = (image.info.image_id, config.input.level)
-        records = cells.count * config.records_per_patch(image.info.split)
-        yield Rejected("read", error.reason, error.message, *where, patches=records)
-        return
-    for row, col, label in centres[cells.row_from : cells.row_to]:
-        cut = _cut_one(image, row, col, config, counters)
-        yield cut._replace(labels=[label]) if label and isinstance(cut, _Cut) else cut
+        Args:
+            image: the image that holds the window.
+            cells: patches of its grid.
+            turn: when to look for duplicates among the patches that were kept before; None for never.
+        """
+        if self._config.input.points:
+            parts = list(self._cut_around_points(image, cells))
+        elif self._config.patch.crops:
+            parts = list(self._draw_crops(image, cells))
+        else:
+            parts = list(self._cut_cells(image, cells))
+        cuts = [part for part in parts if isinstance(part, _Cut)]
+        if turn:
+            cuts = _without_duplicates(cuts, turn)
+        found = Patches([], [], None, [part for part in parts if isinstance(part, Rejected)], collections.Counter())
+        for part in cuts:
+            found = self._add(found, part, image)
+        return found
 
+    def _cut_cells(self, image: OpenImage, cells: Cells) -> Iterator[_Cut | Rejected]:
+        """Yields the patches in one piece or, where a part of their window does not decode, in several."""
+        cut = self._cut_window(image, grid_of(image.info, self._config.patch), cells)
+        if (
+            isinstance(cut, Rejected)
+            and cut.reason in ("corrupt_data", "crashed")
+            and not image.is_whole
+            and cells.count > 1
+        ):
+            for half in cells.halves():
+                yield from self._cut_cells(image, half)
+        else:
+            yield cut
 
-def _draw_crops(image: OpenImage, cells: Cells, config: Config, counters: Counters) -> Iterator[_Cut | Rejected]:
-    """Yields the crops whose numbers are the rows of ``cells``: the first try of each that is kept, or the last one."""
-    patch, shape = config.patch, (image.info.height, image.info.width)
-    tries = patch.crops.tries if patch.crops else 1
-    for number in range(cells.row_from, cells.row_to):
-        for attempt in range(tries):
-            random = digest(config.seed, "crop", image.info.image_id, config.input.level, number, attempt)
-            cut = _cut_one(image, *crop_start(random, shape, patch.span), config, counters)
-            if isinstance(cut, Rejected):
-                yield cut
-                break
-            if not any(cut.verdicts) or attempt == tries - 1:
-                counters.count("crops_redrawn", attempt)
-                yield cut._replace(numbers=np.array([number]))
-                break
+    def _cut_around_points(self, image: OpenImage, cells: Cells) -> Iterator[_Cut | Rejected]:
+        """Yields the patches around the points whose numbers are the rows of ``cells``."""
+        try:
+            centres = centres_of(image.info, self._config.input.points or Points(), self._config.patch)
+        except Unreadable as error:
+            where = (image.info.image_id, self._config.input.level)
+            records = cells.count * self._config.records_per_patch(image.info.split)
+            yield Rejected("read", error.reason, error.message, *where, patches=records)
+            return
+        for row, col, label in centres[cells.row_from : cells.row_to]:
+            cut = self._cut_one(image, row, col)
+            yield cut._replace(labels=[label]) if label and isinstance(cut, _Cut) else cut
 
+    def _draw_crops(self, image: OpenImage, cells: Cells) -> Iterator[_Cut | Rejected]:
+        """Yields the crops whose numbers are the rows of ``cells``: of each the first try that is kept, or the last."""
+        patch, shape = self._config.patch, (image.info.height, image.info.width)
+        tries = patch.crops.tries if patch.crops else 1
+        for number in range(cells.row_from, cells.row_to):
+            for attempt in range(tries):
+                random = digest(
+                    self._config.seed, "crop", image.info.image_id, self._config.input.level, number, attempt
+                )
+                cut = self._cut_one(image, *crop_start(random, shape, patch.span))
+                if isinstance(cut, Rejected):
+                    yield cut
+                    break
+                if not any(cut.verdicts) or attempt == tries - 1:
+                    self._counters.count("crops_redrawn", attempt)
+                    yield cut._replace(numbers=np.array([number]))
+                    break
 
-def _cut_one(image: OpenImage, row: int, col: int, config: Config, counters: Counters) -> _Cut | Rejected:
-    """Cuts the patch that begins at this pixel."""
-    patch, shape = config.patch, (image.info.height, image.info.width)
-    grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
-    return _cut_window(image, grid, Cells(0, 1, 0, 1), config, counters)
+    def _cut_one(self, image: OpenImage, row: int, col: int) -> _Cut | Rejected:
+        """Cuts the patch that begins at this pixel."""
+        patch, shape = self._config.patch, (image.info.height, image.info.width)
+        grid = Grid.of(shape, patch.size, shape, "pad", patch.dilation, (row, col))
+        return self._cut_window(image, grid, Cells(0, 1, 0, 1))
 
+    def _cut_window(self, image: OpenImage, grid: Grid, cells: Cells) -> _Cut | Rejected:
+        """Cuts and scores the patches; rasters first, since the image is not read for patches that they filter."""
+        margin = self._margin(image.info)
+        plan = plan_window(grid, cells, self._config.patch.pad_mode, margin)
+        try:
+            with self._counters.timer("read"):
+                windows = image.read_rasters(plan.source)
+            with device(self._config.workers).slot(), self._counters.timer("cut"):
+                forms = self._config.input.rasters.items()
+                rasters = {name: self._cut_pixels(r, windows[name], plan, r.pad_value, margin) for name, r in forms}
+            found = self._with_classes(plan, rasters, image.info)
+            if all(found.verdicts):
+                return found
+            with self._counters.timer("read"):
+                threshold = image.tissue_threshold()
+                image.stain_matrix()
+                window = image.read(plan.source)
+            with device(self._config.workers).slot(), self._counters.timer("cut"):
+                patches = self._cut_pixels(self._config.input, window, plan, self._config.patch.pad_value, margin)
+            starts = plan.starts.reshape(len(plan.rows), len(plan.cols), 2)
+            for scale in self._config.patch.scales:
+                with self._counters.timer("scale"):
+                    rows, cols = starts[:, 0, 0], starts[0, :, 1]
+                    found.companions[f"scale/{scale}"] = cut_context(
+                        image, scale, rows, cols, margin, self._config.patch
+                    )
+        except Unreadable as error:
+            message = error.message.replace(image.info.uri, image.info.image_id)
+            where = (image.info.image_id, self._config.input.level, *plan.source)
+            records = cells.count * self._config.records_per_patch(image.info.split)
+            return Rejected("read", error.reason, message, *where, patches=records)
+        return self._score(found._replace(patches=patches), threshold)
 
-def _cut_window(image: OpenImage, grid: Grid, cells: Cells, config: Config, counters: Counters) -> _Cut | Rejected:
-    """Cuts and scores the patches; rasters first, since the image is not read for patches that they filter."""
-    margin = _margin(image.info, config)
-    plan = plan_window(grid, cells, config.patch.pad_mode, margin)
-    try:
-        with counters.timer("read"):
-            windows = image.read_rasters(plan.source)
-        with device(config.workers).slot(), counters.timer("cut"):
-            forms = config.input.rasters.items()
-            rasters = {name: _cut_pixels(r, windows[name], plan, r.pad_value, margin, config) for name, r in forms}
-        found = _with_classes(plan, rasters, image.info, config)
-        if all(found.verdicts):
-            return found
-        with counters.timer("read"):
-            threshold = image.tissue_threshold()
-            image.stain_matrix()
-            window = image.read(plan.source)
-        with device(config.workers).slot(), counters.timer("cut"):
-            patches = _cut_pixels(config.input, window, plan, config.patch.pad_value, margin, config)
-        starts = plan.starts.reshape(len(plan.rows), len(plan.cols), 2)
-        for scale in config.patch.scales:
-            with counters.timer("scale"):
-                rows, cols = starts[:, 0, 0], starts[0, :, 1]
-                found.companions[f"scale/{scale}"] = cut_context(image, scale, rows, cols, margin, config.patch)
-    except Unreadable as error:
-        message = error.message.replace(image.info.uri, image.info.image_id)
-        where = (image.info.image_id, config.input.level, *plan.source)
-        records = cells.count * config.records_per_patch(image.info.split)
-        return Rejected("read", error.reason, message, *where, patches=records)
-    return _score(found._replace(patches=patches), threshold, config, counters)
-
-
-def _with_classes(plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo, config: Config) -> _Cut:
-    """Returns the labels, shares and verdicts that follow from the rasters, before the image itself is read."""
-    count, patch = len(plan.starts), config.patch
-    found = class_cover.class_shares(
-        {name: _inner(pixels, config.patch.size) for name, pixels in rasters.items()}, config.input.rasters
-    )
-    bounds = {f"{name}/{kind}": bound for name, kinds in patch.cover.items() for kind, bound in kinds.items()}
-    labels = [info.label] * count
-    if patch.label:
-        labels = class_cover.class_labels(
-            found, patch.label, [*config.input.rasters[patch.label.raster].classes], info.label
+    def _with_classes(self, plan: WindowPlan, rasters: dict[str, np.ndarray], info: ImageInfo) -> _Cut:
+        """Returns the labels, shares and verdicts that follow from the rasters, before the image itself is read."""
+        count, patch = len(plan.starts), self._config.patch
+        found = class_cover.class_shares(
+            {name: _inner(pixels, self._config.patch.size) for name, pixels in rasters.items()},
+            self._config.input.rasters,
         )
-    companions = {f"raster/{name}": pixels for name, pixels in rasters.items()}
-    verdicts = class_cover.first_failing(class_cover.with_any(found, config.input.rasters), bounds, count)
-    return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), companions)
+        bounds = {f"{name}/{kind}": bound for name, kinds in patch.cover.items() for kind, bound in kinds.items()}
+        labels = [info.label] * count
+        if patch.label:
+            labels = class_cover.class_labels(
+                found, patch.label, [*self._config.input.rasters[patch.label.raster].classes], info.label
+            )
+        companions = {f"raster/{name}": pixels for name, pixels in rasters.items()}
+        verdicts = class_cover.first_failing(class_cover.with_any(found, self._config.input.rasters), bounds, count)
+        return _Cut(plan.starts, np.zeros(count, int), labels, verdicts, found, np.zeros(0), companions)
 
+    def _cut_pixels(
+        self, form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, margin: int
+    ) -> np.ndarray:
+        """Cuts the patches of a window of the image or a companion raster: the same boxes, nothing interpolated."""
+        size = (self._config.patch.size[0] + 2 * margin, self._config.patch.size[1] + 2 * margin)
+        return cut(
+            _cutter(size, form.channels, form.dtype, pad_value, dilation=self._config.patch.dilation), window, plan
+        )
 
-def _cut_pixels(
-    form: Input | Raster, window: np.ndarray, plan: WindowPlan, pad_value: float, margin: int, config: Config
-) -> np.ndarray:
-    """Cuts the patches of a window of the image or a companion raster: the same boxes, nothing interpolated."""
-    size = (config.patch.size[0] + 2 * margin, config.patch.size[1] + 2 * margin)
-    return cut(_cutter(size, form.channels, form.dtype, pad_value, dilation=config.patch.dilation), window, plan)
+    def _augmented(self, info: ImageInfo) -> bool:
+        return bool(self._config.augment) and info.split == self._config.training_split
 
+    def _margin(self, info: ImageInfo) -> int:
+        return self._augmenter().margin if self._augmented(info) else 0
 
-def _augmented(info: ImageInfo, config: Config) -> bool:
-    return bool(config.augment) and info.split == config.training_split
+    def _augmenter(self, ranges: Ranges | None = None) -> Augmenter:
+        """Returns the augmenter of the configuration, or one for other ranges."""
+        ranges = ranges or Ranges(**(self._config.augment or Augment()).ranges())
+        form = (
+            self._config.patch.size,
+            self._config.input.channels,
+            self._config.input.dtype,
+            self._config.value_range,
+        )
+        return _make_augmenter(ranges, *form, bool(self._config.patch.stain))
 
+    def _score(self, cut: _Cut, tissue_threshold: int) -> _Cut:
+        if not (wanted := self._config.quality):
+            return cut
+        with device(self._config.workers).slot(), self._counters.timer("score"):
+            scores = quality.score(
+                _inner(cut.patches, self._config.patch.size), self._config.value_range, wanted.nodata, tissue_threshold
+            )
+        bounds: dict[str, Bounds] = {name: wanted.keep[name] for name in quality.NAMES if name in wanted.keep}
+        more = class_cover.first_failing(scores._asdict(), bounds, len(cut.starts))
+        return cut._replace(scores=scores, verdicts=[first or second for first, second in zip(cut.verdicts, more)])
 
-def _margin(info: ImageInfo, config: Config) -> int:
-    return _augmenter(config).margin if _augmented(info, config) else 0
+    def _add(self, found: Patches, cut: _Cut, image: OpenImage) -> Patches:
+        """Adds the records of the patches that are kept."""
+        records_per_patch = self._config.records_per_patch(image.info.split)
+        filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
+        filtered = collections.Counter({name: count * records_per_patch for name, count in filtered.items()})
+        if all(cut.verdicts):
+            return found._replace(filtered=found.filtered + filtered)
+        cut = cut.kept()
+        rows, payloads, measured = list(found.rows), list(found.payloads), found.pixel_statistics
+        for copy, patches, companions, changes in self._copies(cut, image):
+            with self._counters.timer("encode"):
+                for place, patch in enumerate(patches):
+                    done = json.dumps(changes[place].done()) if changes else "{}"
+                    row, col = cut.starts[place].tolist()
+                    number = int(cut.numbers[place]) * records_per_patch + copy
+                    attributes = tuple(column[place].item() for column in (*(cut.scores or ()), *cut.covers.values()))
+                    one = _One(image.info, row, col, number, cut.labels[place], attributes, done)
+                    entry, payload = self._encode(
+                        one, patch, {name: pixels[place] for name, pixels in companions.items()}
+                    )
+                    rows.append(entry)
+                    payloads.append(payload)
+            with self._counters.timer("measure"):
+                more = pixel_statistics.measure(patches)
+                measured = pixel_statistics.merge(measured, more) if measured else more
+        return Patches(rows, payloads, measured, found.rejected, found.filtered + filtered)
 
+    def _copies(
+        self, cut: _Cut, image: OpenImage
+    ) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
+        """Yields (number of the copy, patches ``[N, H, W, C]``, companions, changes); the original has no changes."""
+        augment, info, matrix = self._config.augment, image.info, image.stain_matrix()
+        as_image = [f"scale/{scale}" for scale in self._config.patch.scales]
+        if not augment or not self._augmented(info) or augment.original:
+            patches = np.ascontiguousarray(_inner(cut.patches, self._config.patch.size))
+            companions = {name: _inner(pixels, self._config.patch.size) for name, pixels in cut.companions.items()}
+            if matrix is not None:
+                with device(self._config.workers).slot(), self._counters.timer("augment"):
+                    plain, nothing = self._augmenter(Ranges()), [Change()] * len(patches)
+                    patches = plain(patches, nothing, matrix)
+                    companions |= {
+                        name: plain(np.ascontiguousarray(companions[name]), nothing, matrix) for name in as_image
+                    }
+            yield 0, patches, companions, []
+        if not augment or not self._augmented(info):
+            return
+        augmenter = self._augmenter()
+        for copy in range(augment.original, self._config.records_per_patch(info.split)):
+            places = zip(cut.numbers.tolist(), cut.starts.tolist())
+            identities = [(info.image_id, self._config.input.level, *start, number, copy) for number, start in places]
+            changes = [draw(augmenter.ranges, functools.partial(_uniform, self._config.seed, i)) for i in identities]
+            with device(self._config.workers).slot(), self._counters.timer("augment"):
+                patches = augmenter(cut.patches, changes, matrix)
+                companions = {
+                    name: augmenter(pixels, changes, matrix) if name in as_image else augmenter.turn(pixels, changes)
+                    for name, pixels in cut.companions.items()
+                }
+            yield copy, patches, companions, changes
 
-def _augmenter(config: Config, ranges: Ranges | None = None) -> Augmenter:
-    """Returns the augmenter of the configuration, or one for other ranges."""
-    ranges = ranges or Ranges(**(config.augment or Augment()).ranges())
-    form = (config.patch.size, config.input.channels, config.input.dtype, config.value_range)
-    return _make_augmenter(ranges, *form, bool(config.patch.stain))
+    def _encode(self, one: _One, patch: np.ndarray, companions: dict[str, np.ndarray]) -> tuple[Row, bytes]:
+        info = one.info
+        encoded = {
+            name: encode_patch(patch if name == "image" else companions[name], form.encoding, form.jpeg_quality)
+            for name, form in self._config.forms.items()
+        }
+        record = PatchRecord(
+            image=encoded.pop("image"),
+            shape=patch.shape,
+            dtype=patch.dtype.name,
+            image_id=info.image_id,
+            level=self._config.input.level,
+            row=one.row,
+            col=one.col,
+            label=one.label,
+            group=info.group,
+            meta=tuple(meta_of(info).items()),
+            companions=tuple(encoded.items()),
+            copy=one.copy,
+            augmentation=one.done if self._config.has_copies else None,
+        )
+        payload = to_example(record)
+        order = order_of(self._config, info.image_id, one.row, one.col, one.copy)
+        attributes = (*one.attributes, one.copy, one.done) if self._config.has_copies else one.attributes
+        found, places = places_of(record, payload)
+        row = Row(
+            order,
+            info,
+            one.row,
+            one.col,
+            one.copy,
+            one.label,
+            len(payload),
+            *found,
+            companions=places,
+            attributes=attributes,
+        )
+        return row, payload
 
 
 def _inner(patches: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -257,18 +381,6 @@ def _inner(patches: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     row, col = (patches.shape[1] - height) // 2, (patches.shape[2] - width) // 2
     return patches[:, row : row + height, col : col + width]
-
-
-def _score(cut: _Cut, tissue_threshold: int, config: Config, counters: Counters) -> _Cut:
-    if not (wanted := config.quality):
-        return cut
-    with device(config.workers).slot(), counters.timer("score"):
-        scores = quality.score(
-            _inner(cut.patches, config.patch.size), config.value_range, wanted.nodata, tissue_threshold
-        )
-    bounds: dict[str, Bounds] = {name: wanted.keep[name] for name in quality.NAMES if name in wanted.keep}
-    more = class_cover.first_failing(scores._asdict(), bounds, len(cut.starts))
-    return cut._replace(scores=scores, verdicts=[first or second for first, second in zip(cut.verdicts, more)])
 
 
 def _without_duplicates(cuts: list[_Cut], turn: Turn) -> list[_Cut]:
@@ -282,67 +394,6 @@ def _without_duplicates(cuts: list[_Cut], turn: Turn) -> list[_Cut]:
 def _duplicates(cut: _Cut, seen: quality.Duplicates) -> list[str | None]:
     pairs = zip(cut.verdicts, cut.scores.fingerprint if cut.scores else ())
     return [verdict or (None if seen.add(fingerprint) else "duplicates") for verdict, fingerprint in pairs]
-
-
-def _add(found: Patches, cut: _Cut, image: OpenImage, config: Config, counters: Counters) -> Patches:
-    """Adds the records of the patches that are kept."""
-    records_per_patch = config.records_per_patch(image.info.split)
-    filtered = collections.Counter(verdict for verdict in cut.verdicts if verdict)
-    filtered = collections.Counter({name: count * records_per_patch for name, count in filtered.items()})
-    if all(cut.verdicts):
-        return found._replace(filtered=found.filtered + filtered)
-    cut = cut.kept()
-    rows, payloads, measured = list(found.rows), list(found.payloads), found.pixel_statistics
-    for copy, patches, companions, changes in _copies(cut, image, config, counters):
-        with counters.timer("encode"):
-            for place, patch in enumerate(patches):
-                done = json.dumps(changes[place].done()) if changes else "{}"
-                row, col = cut.starts[place].tolist()
-                number = int(cut.numbers[place]) * records_per_patch + copy
-                attributes = tuple(column[place].item() for column in (*(cut.scores or ()), *cut.covers.values()))
-                one = _One(image.info, row, col, number, cut.labels[place], attributes, done)
-                entry, payload = _encode(
-                    one, patch, {name: pixels[place] for name, pixels in companions.items()}, config
-                )
-                rows.append(entry)
-                payloads.append(payload)
-        with counters.timer("measure"):
-            more = pixel_statistics.measure(patches)
-            measured = pixel_statistics.merge(measured, more) if measured else more
-    return Patches(rows, payloads, measured, found.rejected, found.filtered + filtered)
-
-
-def _copies(
-    cut: _Cut, image: OpenImage, config: Config, counters: Counters
-) -> Iterator[tuple[int, np.ndarray, dict[str, np.ndarray], list[Change]]]:
-    """Yields (number of the copy, patches ``[N, H, W, C]``, companions, changes); the original has no changes."""
-    augment, info, matrix = config.augment, image.info, image.stain_matrix()
-    as_image = [f"scale/{scale}" for scale in config.patch.scales]
-    if not augment or not _augmented(info, config) or augment.original:
-        patches = np.ascontiguousarray(_inner(cut.patches, config.patch.size))
-        companions = {name: _inner(pixels, config.patch.size) for name, pixels in cut.companions.items()}
-        if matrix is not None:
-            with device(config.workers).slot(), counters.timer("augment"):
-                plain, nothing = _augmenter(config, Ranges()), [Change()] * len(patches)
-                patches = plain(patches, nothing, matrix)
-                companions |= {
-                    name: plain(np.ascontiguousarray(companions[name]), nothing, matrix) for name in as_image
-                }
-        yield 0, patches, companions, []
-    if not augment or not _augmented(info, config):
-        return
-    augmenter = _augmenter(config)
-    for copy in range(augment.original, config.records_per_patch(info.split)):
-        places = zip(cut.numbers.tolist(), cut.starts.tolist())
-        identities = [(info.image_id, config.input.level, *start, number, copy) for number, start in places]
-        changes = [draw(augmenter.ranges, functools.partial(_uniform, config.seed, i)) for i in identities]
-        with device(config.workers).slot(), counters.timer("augment"):
-            patches = augmenter(cut.patches, changes, matrix)
-            companions = {
-                name: augmenter(pixels, changes, matrix) if name in as_image else augmenter.turn(pixels, changes)
-                for name, pixels in cut.companions.items()
-            }
-        yield copy, patches, companions, changes
 
 
 def _uniform(seed: int, identity: tuple[Any, ...], name: str) -> float:
@@ -360,43 +411,3 @@ class _One(NamedTuple):
     label: str
     attributes: tuple[Any, ...]
     done: str
-
-
-def _encode(one: _One, patch: np.ndarray, companions: dict[str, np.ndarray], config: Config) -> tuple[Row, bytes]:
-    info = one.info
-    encoded = {
-        name: encode_patch(patch if name == "image" else companions[name], form.encoding, form.jpeg_quality)
-        for name, form in config.forms.items()
-    }
-    record = PatchRecord(
-        image=encoded.pop("image"),
-        shape=patch.shape,
-        dtype=patch.dtype.name,
-        image_id=info.image_id,
-        level=config.input.level,
-        row=one.row,
-        col=one.col,
-        label=one.label,
-        group=info.group,
-        meta=tuple(meta_of(info).items()),
-        companions=tuple(encoded.items()),
-        copy=one.copy,
-        augmentation=one.done if config.has_copies else None,
-    )
-    payload = to_example(record)
-    order = order_of(config, info.image_id, one.row, one.col, one.copy)
-    attributes = (*one.attributes, one.copy, one.done) if config.has_copies else one.attributes
-    found, places = places_of(record, payload)
-    row = Row(
-        order,
-        info,
-        one.row,
-        one.col,
-        one.copy,
-        one.label,
-        len(payload),
-        *found,
-        companions=places,
-        attributes=attributes,
-    )
-    return row, payload

@@ -1,9 +1,9 @@
 """Writes shards: the only step that touches pixels.
 
 The work on one shard is a chain that does not need Beam: regions that the previous version has are copied; the others
-go windows -> cut_window -> spool; then records in order -> file, index, regions and, last, the receipt. Windows run in
-parallel on the threads of the process, so that all cores work on one shard, and memory does not depend on the size of
-an image.
+go windows -> WindowCutter -> spool; then records in order -> file, index, regions and, last, the receipt. Windows run
+in parallel on the threads of the process, so that all cores work on one shard, and memory does not depend on the size
+of an image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.errors import DamagedRecordError
 from pipeline.parallel import Counters, Turns, cores, in_order, limit_tensorflow_threads
 from pipeline.planning.geometry import cells_of, windows_of
 from pipeline.planning.region_rows import read_shard
-from pipeline.shards.cut_window import Patches, Turn, cut_window
+from pipeline.shards.cut_window import Patches, Turn, WindowCutter
 from pipeline.shards.device import device
 from pipeline.shards.index import make_index, write_records
 from pipeline.shards.open_image import OpenImage
@@ -188,9 +188,11 @@ def _cut(
 ) -> list[Part]:
     """Cuts all windows of the other regions, records to the spool as they come; returns all regions, in their order."""
 
+    cutter = WindowCutter(config, counters)
+
     def work(region: Region, image: OpenImage, cells: Cells, turn: Turn | None) -> tuple[Region, Patches]:
         try:
-            return region, cut_window(image, cells, config, counters, turn)
+            return region, cutter.cut(image, cells, turn)
         finally:
             image.window_done()
             if turn:

@@ -18,10 +18,10 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.child_processes import child_environment
-from pipeline.config import Config
+from pipeline.config import Form
 
 Rows = list[dict[str, list[Any]]]
-Write = Callable[[str, Config, Rows], None]
+Write = Callable[[str, tuple[int, int], Form, Rows], None]
 
 
 @contextlib.contextmanager
@@ -33,9 +33,9 @@ def graphs_program(ahead: bool) -> Iterator[Write]:
             gigabyte of memory, which a large build does not have to spare.
 
     Yields:
-        A function ``(folder, config, rows)`` that is called at most once: it writes ``transform_fn``,
-        ``transformed_metadata`` and ``normalize`` below the folder of a version, from rows of moments. It raises
-        RuntimeError if the analysis fails.
+        A function ``(folder, size, form, rows)`` that is called at most once, with the size and the form of the patches
+        and with rows of moments: it writes ``transform_fn``, ``transformed_metadata`` and ``normalize`` below the folder
+        of a version. It raises RuntimeError if the analysis fails.
     """
     environment = child_environment() | {
         "PYTHONHASHSEED": "0",
@@ -49,10 +49,10 @@ def graphs_program(ahead: bool) -> Iterator[Write]:
         )
         process = start() if ahead else None
 
-        def write(folder: str, config: Config, rows: Rows) -> None:
+        def write(folder: str, size: tuple[int, int], form: Form, rows: Rows) -> None:
             nonlocal process
             process = process or start()
-            wanted = {"size": config.patch.size, "channels": config.input.channels, "dtype": config.input.dtype}
+            wanted = {"size": size, "channels": form.channels, "dtype": form.dtype}
             process.communicate(json.dumps(wanted | {"rows": rows}))
             if process.returncode:
                 log.seek(0)

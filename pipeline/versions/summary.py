@@ -18,23 +18,23 @@ from transforms import pixel_statistics
 
 def summarize(folder: str, config: Config, totals: Mapping[str, Sums], write_graphs: Write) -> None:
     """Writes the summary files of a version; ``write_graphs`` writes the graphs of the normalisation."""
-    _write_json(folder, "statistics.json", make_statistics(config, totals))
+    _write_json(folder, "statistics.json", make_statistics(config.training_split, totals))
     _write_tfds(folder, config, totals)
     if totals[config.training_split].records:
-        write_graphs(folder, config, totals[config.training_split].rows)
+        write_graphs(folder, config.patch.size, config.forms["image"], totals[config.training_split].rows)
 
 
-def make_statistics(config: Config, totals: Mapping[str, Sums]) -> dict[str, Any]:
+def make_statistics(training_split: str, totals: Mapping[str, Sums]) -> dict[str, Any]:
     """Returns the number of patches, the labels (most frequent first) and the channels of each split.
 
     The channels are those of ``transforms.pixel_statistics.describe``. ``normalization`` holds the mean and standard
     deviation of the training split, by channel.
     """
     splits = {split: _describe(part) for split, part in totals.items()}
-    training = splits[config.training_split]["channels"]
+    training = splits[training_split]["channels"]
     return {
         "normalization": {
-            "split": config.training_split,
+            "split": training_split,
             "mean": [channel["mean"] for channel in training],
             "std": [channel["std"] for channel in training],
         },

@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from PIL import Image
 
 from pipeline.build import build
-from pipeline.cli.main import main
+from pipeline.cli.main import build as build_command
 from pipeline.config import load_config
 from pipeline.runners.options import parse_options, runs_locally
 from pipeline.versions import lifecycle, summary
@@ -174,8 +174,8 @@ def test_processes_and_harness_agree_that_a_gpu_has_one_owner(config):
 
 
 def test_every_parameter_of_the_template_is_an_option_of_the_command_line_or_of_beam(config):
-    takes = {option for parameter in main.build.params for option in [parameter.name, *parameter.opts]}
-    assert isinstance(main.build, click.Command)
+    takes = {option for parameter in build_command.params for option in [parameter.name, *parameter.opts]}
+    assert isinstance(build_command, click.Command)
     for name in PARAMETERS:
         assert {name, f"--{name}"} & takes or name in config.beam, name
     assert set(PARAMETERS) == {"config", "input", "output", "sdk_container_image"}

@@ -117,11 +117,13 @@ def command():
     return [script] if script.exists() and "from patchbeam." in script.read_text() else ["-P", "-m", "patchbeam"]
 
 
-@pytest.mark.parametrize("own", OWN.values(), ids=OWN)
+ONE, PROCESSES = ["--direct_num_workers=1"], ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+
+
 @pytest.mark.parametrize(
-    "flags",
-    [["--direct_num_workers=1"], ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]],
-    ids=["one-process", "processes"],
+    ("own", "flags"),
+    [(OWN["modules"], ONE), (OWN["modules"], PROCESSES), (OWN["packages"], PROCESSES)],
+    ids=["modules-one-process", "modules-processes", "packages-processes"],
 )
 def test_the_command_builds_in_a_folder_with_files_of_these_names(images, tmp_path, own, flags):
     folder = tmp_path / "mine"

@@ -174,7 +174,7 @@ def test_a_listing_is_read_as_it_was_made(tmp_path, monkeypatch):
 
 def test_the_digest_is_that_of_ids_and_fingerprints_whatever_the_batches(monkeypatch):
     refs = [ImageRef(f"{i}.png", f"/data/{i}.png", f"{i}-1") for i in range(10)]
-    expected = hashlib.sha256("".join(f"{i}.png\0{i}-1\n" for i in range(10)).encode()).hexdigest()
+    expected = hashlib.sha256("".join(f'["{i}.png", "{i}-1"]\n' for i in range(10)).encode()).hexdigest()
     for batch in (1, 3, 10, 100):
         monkeypatch.setattr(listing, "_BATCH", batch)
         assert make_listing(refs).digest == expected
@@ -192,7 +192,7 @@ def test_every_row_is_in_one_slice(images):
     slices = slices_of(images)
     assert [row for each in slices for row in (each.first, each.end)][1:-1:2] == [each.first for each in slices[1:]]
     assert (slices[0].first, slices[-1].end) == (0, images)
-    assert [(each.number, each.of) for each in slices] == [(number, len(slices)) for number in range(len(slices))]
+    assert [(each.number, each.count) for each in slices] == [(number, len(slices)) for number in range(len(slices))]
     assert all(each.first < each.end for each in slices) or images == 0
     assert len(slices) <= max(128, images // 16_000)
     assert len({each.file("images") for each in slices}) == len(slices)

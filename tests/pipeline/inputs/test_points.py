@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import pyarrow.dataset
@@ -115,7 +116,7 @@ def test_points_that_cannot_be_understood_reject_their_image(make, tmp_path, tex
     tifffile.imwrite(tmp_path / "data/b.tif", IMAGE, tile=(16, 16), photometric="minisblack", planarconfig="contig")
     (tmp_path / "data/b.csv").write_text(CSV)
     dataset, _ = make(text, max_rejected=1)
-    (line,) = open(f"{dataset.folder}/rejected.jsonl")
+    (line,) = pathlib.Path(dataset.folder, "rejected.jsonl").read_text().splitlines()
 
     assert (json.loads(line)["reason"], json.loads(line)["message"]) == ("bad_points", said)
 

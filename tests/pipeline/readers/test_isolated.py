@@ -169,14 +169,14 @@ def test_a_build_goes_on_where_a_decoder_dies(bad_reader, tmp_path, make_config)
     from pipeline.parallel import Counters
     from pipeline.planning.geometry import grid_of
     from pipeline.planning.inspect_images import inspect_image
-    from pipeline.shards.cut_window import OpenImage, cut_window
+    from pipeline.shards.cut_window import OpenImage, WindowCutter
     from transforms.grid import Box as Area
 
     path = bad_reader("os.kill(os.getpid(), signal.SIGSEGV)")
     config = make_config(input={"channels": 1}, patch={"size": 10}, splits={"train": 1.0})
     info = inspect_image(ImageRef("a.bad", str(path), "1"), config)
     cells = grid_of(info, config.patch).cells(Area(0, 0, 100, 100))
-    patches = cut_window(OpenImage(info, config, 1, Counters()), cells, config, Counters())
+    patches = WindowCutter(config, Counters()).cut(OpenImage(info, config, 1, Counters()), cells)
     assert len(patches.rows) == 99
     assert [(row.reason, row.row, row.col, row.patches) for row in patches.rejected] == [("crashed", 50, 50, 1)]
 

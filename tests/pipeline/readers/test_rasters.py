@@ -74,9 +74,12 @@ def index_of(dataset):
     return pyarrow.dataset.dataset(f"{dataset.folder}/index").to_table().to_pylist()
 
 
+def lines_of(dataset):
+    return [json.loads(line) for line in pathlib.Path(dataset.folder, "rejected.jsonl").read_text().splitlines()]
+
+
 def rejections_of(dataset):
-    lines = pathlib.Path(dataset.folder, "rejected.jsonl").read_text().splitlines()
-    return [(row["reason"], row["message"]) for row in map(json.loads, lines)]
+    return [(row["reason"], row["message"]) for row in lines_of(dataset)]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +181,7 @@ def test_a_bad_block_of_a_raster_costs_only_the_patches_over_it(make, root):
     data[offset : offset + count] = bytes(count)
     (root / "later/a.tif").write_bytes(data)
     dataset, outcome = make(max_rejected=1)
-    rejected = {(r["row"], r["col"]) for r in map(json.loads, open(f"{dataset.folder}/rejected.jsonl"))}
+    rejected = {(r["row"], r["col"]) for r in lines_of(dataset)}
 
     assert rejected == {(0, 0), (0, 20), (16, 0), (16, 20)}
     assert outcome.manifest.accounts.rejected == 4
