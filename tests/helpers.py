@@ -16,11 +16,11 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from pipeline import readers
 from pipeline.build import build
 from pipeline.config import Config
 from pipeline.elements import FORMAT
 from pipeline.errors import Unreadable
-from pipeline.readers import open_image
 from pipeline.runners.options import parse_options
 from pipeline.versions.manifest import Manifest
 from transforms.grid import Box
@@ -206,6 +206,24 @@ class Watched(io.RawIOBase):
         super().close()
 
     readable = seekable = lambda self: True
+
+
+_open = []
+
+
+def keep(reader):
+    """Keeps an open image until the test ends, which closes it."""
+    _open.append(reader)
+    return reader
+
+
+def close_kept():
+    while _open:
+        _open.pop().close()
+
+
+def open_image(*image, **ways):
+    return keep(readers.open_image(*image, **ways))
 
 
 def boxes_of(height, width, count=20, seed=0):

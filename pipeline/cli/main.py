@@ -160,8 +160,8 @@ def plan(**arguments: Any) -> None:
 @click.option("--sheets", metavar="FOLDER", default=".", help="Where the contact sheets go; here if not given.")
 def inspect(dataset: str, version: str | None, sheets: str) -> None:
     """Print what DATASET holds, and write a contact sheet (PNG) of sampled patches for each split."""
+    from pipeline.cli.dataset_report import describe
     from pipeline.dataset.contact_sheet import contact_sheet
-    from pipeline.dataset.describe import describe
     from pipeline.dataset.reading import open_dataset
 
     found = open_dataset(dataset, version)

@@ -1,8 +1,8 @@
 """The process in which images are decoded; pipeline/readers/isolated.py talks to it.
 
-It has no credentials and opens no files itself, except for formats whose libraries need a path. Crashes, endless loops
-and excessive memory stay confined here: the kernel ends the process when its processor time is used up, and refuses
-memory beyond a limit.
+It opens local files itself and asks its parent for the bytes of those in a store. Crashes, endless loops and excessive
+memory stay confined here: the kernel ends the process when its processor time is used up, and refuses memory beyond a
+limit.
 """
 
 from __future__ import annotations

@@ -210,6 +210,7 @@ class _ForkServer:
                 send_handle(self._socket, theirs.fileno(), self.process.pid)
                 return Connection(ours.detach()), int(self._socket.recv_bytes())
         except (EOFError, OSError) as error:
+            ours.close()
             try:
                 status = self.process.wait(_DIES_S)
             except subprocess.TimeoutExpired:  # the fork server is alive

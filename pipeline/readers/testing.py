@@ -106,9 +106,10 @@ class ReaderTests:
                     np.testing.assert_array_equal(reader.read(whole), shown, err_msg=f"orientation {turned}")
 
     def test_it_closes(self, tmp_path: pathlib.Path) -> None:
-        """``close`` closes the file."""
+        """``close`` closes the file; a second call does nothing."""
         path, _ = self.write(tmp_path)
         reader = self.open(path)
+        reader.close()
         reader.close()
         assert reader.file.closed
 

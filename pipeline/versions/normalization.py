@@ -34,8 +34,8 @@ def graphs_program(ahead: bool) -> Iterator[Write]:
 
     Yields:
         A function ``(folder, size, form, rows)`` that is called at most once, with the size and the form of the patches
-        and with rows of moments: it writes ``transform_fn``, ``transformed_metadata`` and ``normalize`` below the folder
-        of a version. It raises RuntimeError if the analysis fails.
+        and with rows of moments: it writes ``transform_fn``, ``transformed_metadata`` and ``normalize`` below the
+        folder of a version. It raises RuntimeError if the analysis fails.
     """
     environment = child_environment() | {
         "PYTHONHASHSEED": "0",

@@ -25,7 +25,7 @@ from pipeline.build import build
 from pipeline.cli.main import build as build_command
 from pipeline.config import load_config
 from pipeline.runners.options import parse_options, runs_locally
-from pipeline.versions import lifecycle, summary
+from pipeline.versions import lifecycle
 
 DEPLOY = REPO / "deploy" / "dataflow"
 CONFIG = REPO / "configs" / "dataflow-gpu.yaml"
@@ -308,7 +308,7 @@ def small(make_config, tmp_path):
 
 
 def test_a_build_publishes_what_the_launcher_had_written_and_then_there_is_no_job(small, monkeypatch):
-    monkeypatch.setattr(summary, "summarize", lambda *_: None)  # takes seconds, and is not what is tested
+    monkeypatch.setattr("pipeline.build.summarize", lambda *_: None)  # takes seconds, and is not what is tested
     options = parse_options(["--direct_num_workers=1"])
 
     folder = launcher.submit(small, options)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import skimage.color
-from helpers import REPO
 from PIL import Image, ImageEnhance
 
 from transforms import stain
@@ -227,12 +226,12 @@ for dtype in ("uint8", "uint16"):
 """
 
 
-def test_the_bytes_depend_neither_on_threads_nor_on_the_instructions_of_the_processor():
+def test_the_bytes_depend_neither_on_threads_nor_on_the_instructions_of_the_processor(pytestconfig):
     said = []
     for threads, flags in [("1", ""), ("4", ""), ("2", "--xla_cpu_max_isa=SSE4_2")]:
         done = subprocess.run(
             [sys.executable, "-c", DIGEST, threads], capture_output=True, text=True, check=True,
-            env=os.environ | {"XLA_FLAGS": flags}, cwd=REPO,
+            env=os.environ | {"XLA_FLAGS": flags}, cwd=pytestconfig.rootpath,
         )  # fmt: skip
         said.append(done.stdout.split())
     assert len(set(said[0])) == 2

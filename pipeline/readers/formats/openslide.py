@@ -73,4 +73,5 @@ class _SlideReader:
         """See :class:`pipeline.readers.Reader`."""
         if self._slide is not None:
             self._slide.close()
+            self._slide = None
         self.file.close()

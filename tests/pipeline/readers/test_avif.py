@@ -3,10 +3,8 @@
 import imagecodecs
 import numpy as np
 import pytest
-from helpers import assert_reads, exif_of, photo, picture, save
+from helpers import assert_reads, exif_of, open_image, photo, picture, save
 from PIL import Image, ImageOps
-
-from pipeline.readers import open_image
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

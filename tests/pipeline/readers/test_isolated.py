@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 import tifffile
-from helpers import RGB, SAMPLES, TILED, boxes_of, photo, write_tiff
+from helpers import RGB, SAMPLES, TILED, boxes_of, keep, photo, write_tiff
 from PIL import Image
 
 from pipeline import storage
@@ -22,14 +22,14 @@ from transforms.grid import Box
 
 
 def open_in_decoder(path, seconds=30.0, **choice):
-    return open_isolated(str(path), Choice(**choice), seconds)
+    return keep(open_isolated(str(path), Choice(**choice), seconds))
 
 
 @pytest.mark.parametrize(
     "path", ["slides/CMU-1-Small-Region.svs", "photos/retina.jpg", "microscopy/stardist_img2d.tif"]
 )
 def test_windows_are_those_of_this_process(path):
-    here, there = open_as(str(SAMPLES / path), Choice()), open_in_decoder(SAMPLES / path)
+    here, there = keep(open_as(str(SAMPLES / path), Choice())), open_in_decoder(SAMPLES / path)
     assert there.layout == here.layout
     for box in boxes_of(here.layout.height, here.layout.width, 8):
         np.testing.assert_array_equal(there.read(box), here.read(box))
@@ -39,7 +39,7 @@ def test_windows_are_those_of_this_process(path):
 def test_conversions_are_done_there_too():
     path, choice = str(SAMPLES / "photos/chelsea.png"), {"convert": "gray", "depth": "scale", "dtype": "uint16"}
     box = Box(10, 20, 100, 200)
-    expected = open_as(path, Choice(**choice)).read(box)
+    expected = keep(open_as(path, Choice(**choice))).read(box)
     np.testing.assert_array_equal(open_in_decoder(path, **choice).read(box), expected)
 
 
@@ -49,7 +49,7 @@ def test_threads_have_decoders_of_their_own(tmp_path):
     reader = open_in_decoder(tmp_path / "a.tif")
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         at_once = list(pool.map(reader.read, boxes))
-    here = open_as(str(tmp_path / "a.tif"), Choice())
+    here = keep(open_as(str(tmp_path / "a.tif"), Choice()))
     assert all(np.array_equal(window, here.read(box)) for window, box in zip(at_once, boxes))
     assert len({decoder.pid for decoder in isolated._idle}) == len(isolated._idle) <= 6
 
@@ -66,7 +66,7 @@ def test_files_of_a_storage_are_read_by_this_process(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "open_read", open_read)
     for name in ("a.tif", "a.jpg"):
         reader = open_in_decoder("fake://" + name)
-        expected = open_as("fake://" + name, Choice())
+        expected = keep(open_as("fake://" + name, Choice()))
         for box in boxes_of(290, 440, 5):
             np.testing.assert_array_equal(reader.read(box), expected.read(box))
         assert 0 < reader.file.bytes_read
@@ -131,7 +131,7 @@ WAYS = {
 
 
 @pytest.fixture
-def bad_reader(tmp_path, monkeypatch):
+def bad_reader(tmp_path, monkeypatch, own_decoders):
     """``bad_reader(what)`` installs a reader that does this where a window holds pixel (50, 50)."""
 
     def install(what):
@@ -141,8 +141,6 @@ def bad_reader(tmp_path, monkeypatch):
         (site / "bad_reader-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: bad-reader\nVersion: 1\n")
         (site / "bad_reader-1.dist-info/entry_points.txt").write_text("[patchbeam.readers]\nbad = bad_reader\n")
         monkeypatch.syspath_prepend(str(site))
-        monkeypatch.setattr(isolated, "_fork_server", None)  # a new one, with the new path
-        monkeypatch.setattr(isolated, "_idle", [])
         (tmp_path / "a.bad").write_bytes(b"BAD!")
         return tmp_path / "a.bad"
 
@@ -176,7 +174,9 @@ def test_a_build_goes_on_where_a_decoder_dies(bad_reader, tmp_path, make_config)
     config = make_config(input={"channels": 1}, patch={"size": 10}, splits={"train": 1.0})
     info = inspect_image(ImageRef("a.bad", str(path), "1"), config)
     cells = grid_of(info, config.patch).cells(Area(0, 0, 100, 100))
-    patches = WindowCutter(config, Counters()).cut(OpenImage(info, config, 1, Counters()), cells)
+    image = OpenImage(info, config, 1, Counters())
+    patches = WindowCutter(config, Counters()).cut(image, cells)
+    image.window_done()
     assert len(patches.rows) == 99
     assert [(row.reason, row.row, row.col, row.patches) for row in patches.rejected] == [("crashed", 50, 50, 1)]
 
@@ -193,10 +193,9 @@ def test_decoders_end_with_the_process_that_uses_them_even_in_a_loop(bad_reader,
         print(isolated._fork_server.process.pid, isolated._idle[0].pid, flush=True)
         reader.read(Box(0, 0, 100, 100))
     """)
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.send_signal(signal.SIGKILL)
     for pid in pids:
         for _ in range(100):
             if not _running(pid):
@@ -249,16 +248,14 @@ def test_an_image_is_opened_anew_after_an_error(tmp_path):
         ("import os; os.kill(os.getpid(), 9)", "the process that decoders come from died of SIGKILL", "io_error"),
     ],
 )
-def test_decoders_that_do_not_start_name_the_way_out(monkeypatch, program, message, reason):
+def test_decoders_that_do_not_start_name_the_way_out(monkeypatch, own_decoders, program, message, reason):
     monkeypatch.setattr(isolated, "_START", program)
-    monkeypatch.setattr(isolated, "_fork_server", None)
-    monkeypatch.setattr(isolated, "_idle", [])
     with pytest.raises(Unreadable, match=message) as caught:
         open_in_decoder(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == reason
 
 
-def test_a_fork_server_that_lives_is_not_waited_for(monkeypatch):
+def test_a_fork_server_that_lives_is_not_waited_for(monkeypatch, own_decoders):
     """As where this process has no descriptors left."""
 
     def full(*_):
@@ -266,9 +263,6 @@ def test_a_fork_server_that_lives_is_not_waited_for(monkeypatch):
 
     monkeypatch.setattr(isolated, "send_handle", full)
     monkeypatch.setattr(isolated, "_DIES_S", 0.1)
-    monkeypatch.setattr(isolated, "_fork_server", None)
-    monkeypatch.setattr(isolated, "_idle", [])
     with pytest.raises(Unreadable, match=r"no process .* can be started: .*Too many open files") as caught:
         open_in_decoder(SAMPLES / "photos/chelsea.png")
     assert caught.value.reason == "io_error"
-    isolated._fork_server.process.kill()

@@ -4,11 +4,21 @@ import struct
 
 import numpy as np
 import pytest
-from helpers import assert_reads, boxes_of, jpeg_of, message_of, open_and_read, photo, picture, reason_of, save
+from helpers import (
+    assert_reads,
+    boxes_of,
+    jpeg_of,
+    message_of,
+    open_and_read,
+    open_image,
+    photo,
+    picture,
+    reason_of,
+    save,
+)
 from PIL import Image
 
 from pipeline.errors import Unreadable
-from pipeline.readers import open_image
 
 
 @pytest.mark.parametrize(

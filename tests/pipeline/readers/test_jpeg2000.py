@@ -5,10 +5,8 @@ import struct
 import imagecodecs
 import numpy as np
 import pytest
-from helpers import assert_reads, message_of, photo, picture, save
+from helpers import assert_reads, message_of, open_image, photo, picture, save
 from PIL import Image
-
-from pipeline.readers import open_image
 
 
 @pytest.mark.parametrize("form", ["jp2", "j2k"])

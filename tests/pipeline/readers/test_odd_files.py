@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tifffile
-from helpers import ODD, chunk, message_of, open_and_read, reason_of
+from helpers import ODD, chunk, message_of, open_and_read, open_image, reason_of
 from PIL import Image, ImageOps
 
-from pipeline.readers import Layout, open_image
+from pipeline.readers import Layout
 
 FIRST = Layout(128, 128, 3, "uint8", 128, 128)
 

@@ -5,10 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import REPO, noise
+from helpers import REPO, keep, noise, open_image
 
 from pipeline.errors import Unreadable
-from pipeline.readers import isolated, open_image
 from pipeline.readers.converted import Choice
 from pipeline.readers.isolated import open_isolated
 from transforms.grid import Box
@@ -26,7 +25,7 @@ def test_a_missing_extra_says_what_to_install(tmp_path, monkeypatch, module, nam
     assert caught.value.args == ("missing_extra", f'needs {module}: pip install "patchbeam[{name}]"')
 
 
-def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path, monkeypatch):
+def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path, monkeypatch, own_decoders):
     code = re.search(r"```python\n# my_package/raw8.py.*?\n(.*?)```", (REPO / "docs/formats.md").read_text(), re.DOTALL)
     site = tmp_path / "site"
     (site / "my_package-1.dist-info").mkdir(parents=True)
@@ -36,9 +35,7 @@ def test_the_reader_of_the_documentation_works_as_a_package_of_its_own(tmp_path,
     (site / "my_package-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
     (site / "my_package-1.dist-info/entry_points.txt").write_text("[patchbeam.readers]\nraw8 = my_package.raw8\n")
     monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(isolated, "_fork_server", None)  # a new one, with the new path
-    monkeypatch.setattr(isolated, "_idle", [])
     pixels = noise(40, 50, 1)
     (tmp_path / "a.raw8").write_bytes(np.array([40, 50], "<u4").tobytes() + pixels.tobytes())
-    reader = open_isolated(str(tmp_path / "a.raw8"), Choice(convert="rgb"), 30)
+    reader = keep(open_isolated(str(tmp_path / "a.raw8"), Choice(convert="rgb"), 30))
     np.testing.assert_array_equal(reader.read(Box(3, 4, 20, 30)), np.repeat(pixels[3:23, 4:34], 3, axis=-1))

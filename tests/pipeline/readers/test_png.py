@@ -9,11 +9,21 @@ import imagecodecs
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Watched, assert_reads, chunk, exif_of, message_of, open_and_read, picture, reason_of, shown
+from helpers import (
+    Watched,
+    assert_reads,
+    chunk,
+    exif_of,
+    message_of,
+    open_and_read,
+    open_image,
+    picture,
+    reason_of,
+    shown,
+)
 from PIL import Image, ImageOps
 
 from pipeline import storage
-from pipeline.readers import open_image
 
 
 def make_png(height, width, depth, kind, rows, before=b"", after=b"", interlaced=0):

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers import assert_reads, part, photo, picture, reason_of, save
+from helpers import assert_reads, open_image, part, photo, picture, reason_of, save
 from PIL import Image
 
-from pipeline.readers import open_image
 from transforms.grid import Box
 
 

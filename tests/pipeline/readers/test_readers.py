@@ -20,6 +20,7 @@ from helpers import (
     boxes_of,
     jpeg_of,
     message_of,
+    open_image,
     photo,
     picture,
     reason_of,
@@ -30,7 +31,7 @@ from PIL import Image, ImageOps
 
 from pipeline import storage
 from pipeline.errors import Reason, Unreadable
-from pipeline.readers import open_image, whole
+from pipeline.readers import whole
 from transforms.grid import Box
 
 

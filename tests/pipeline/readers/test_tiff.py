@@ -16,6 +16,7 @@ from helpers import (
     boxes_of,
     message_of,
     open_and_read,
+    open_image,
     part,
     photo,
     picture,
@@ -26,7 +27,6 @@ from helpers import (
 from PIL import Image, ImageOps
 
 from pipeline.errors import Unreadable
-from pipeline.readers import open_image
 from pipeline.readers.formats import tiff
 from transforms.grid import Box
 

@@ -355,14 +355,14 @@ def test_a_dataset_from_and_to_a_store_that_fails_is_the_local_one(images, local
     config = configure(root, root)
     outcome = build(config, parse_options(["--direct_num_workers=2"]))
     assert checksums(outcome.folder) == local
-    assert outcome.manifest["accounts"]["reasons"] == {"unknown_format": 1}
+    assert outcome.manifest.accounts.reasons == {"unknown_format": 1}
     assert proxy.failed >= (5 if proxy.every else 0)
     assert build(config, parse_options([])).unchanged
     proxy.every, proxy.delay = 0, 0.0
     if how == "error":
         assert verify(open_dataset(f"{root}/out"), threads=2) == []
         elements = list(pipeline.load(f"{root}/out", "train").as_numpy_iterator())
-        assert len(elements) == outcome.manifest["splits"]["train"]["patches"] > 0
+        assert len(elements) == outcome.manifest.splits["train"].patches > 0
         written = b"".join(
             storage.read_bytes(f"{outcome.folder}/{name}") for name in storage.files_below(outcome.folder)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.cli.text import counted
 from pipeline.dataset.reading import Dataset
 
 
@@ -24,8 +25,8 @@ def describe(dataset: Dataset) -> str:
     for split, facts in manifest.splits.items():
         lines.append("")
         lines.append(
-            f"{split}: {facts.patches:,} patches of {facts.images:,} images in {facts.shards} shards, "
-            f"{facts.bytes / 1e6:,.1f} MB"
+            f"{split}: {counted(facts.patches, 'patch')} of {counted(facts.images, 'image')} in "
+            f"{counted(facts.shards, 'shard')}, {facts.bytes / 1e6:,.1f} MB"
         )
         labels = ", ".join(
             f"{name or '(none)'} {count:,}" for name, count in list(statistics["splits"][split]["labels"].items())[:20]
