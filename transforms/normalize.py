@@ -1,6 +1,7 @@
 """The tf-transform preprocessing function: normalises patches with the statistics of the training split.
 
-The analysis never sees pixels. Its rows are the moments of groups of shards, and the labels with their counts; the exported graph takes raw patches.
+The analysis never sees pixels. Its rows are the moments of groups of shards, and the labels with their counts; the
+exported graph takes raw patches.
 """
 
 from __future__ import annotations

@@ -107,6 +107,10 @@ def test_every_file_that_the_dockerfile_copies_exists():
         *sources, _ = arguments.split()
         missing = [source for source in sources if not (REPO / source).exists()]
         assert stage in stages if stage else not missing
+    packages = {arguments.split()[0] for stage, arguments in copies if not stage} & {
+        path.name for path in REPO.iterdir() if path.is_dir()
+    }
+    assert packages == {path.parent.name for path in REPO.glob("*/py.typed")}
 
 
 def test_the_jar_is_where_the_launcher_looks_for_it():

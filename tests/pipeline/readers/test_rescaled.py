@@ -111,6 +111,7 @@ def test_an_image_is_read_at_the_micrometres_that_are_asked_for(tmp_path, mpp, l
     reader.close()
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_the_means_are_those_of_gdal(tmp_path):
     pixels = PIXELS[:300, :400]
     place = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
