@@ -25,12 +25,12 @@ _COSTS = {
 }
 _HEAD = """# Every key of the configuration
 
-A configuration is a YAML file. `--set KEY=VALUE` changes a key, for example `--set patch.size=512`; `*` stands for a name of your
-own. [configs/](../configs) has a commented file for each use, and `patchbeam schema` prints the JSON schema, which editors use to
-complete and to check: the files in `configs/` name it in their first line.
+A configuration is a YAML file. `--set KEY=VALUE` changes a key, for example `--set patch.size=512`; `*` stands for a
+name of your own. [configs/](../configs) has a commented file for each use, and `patchbeam schema` prints the JSON
+schema, which editors use to complete and to check: the files in `configs/` name it in their first line.
 
-The last column says what [a rebuild](rebuilds.md) does when the key changes: *pixels* are cut again, *names* are written again
-around the same pixels, *report* changes nothing in the dataset. A key without a default has to be given.
+The last column says what [a rebuild](rebuilds.md) does when the key changes: *pixels* are cut again, *names* are
+written again around the same pixels, *report* changes nothing in the dataset. A key without a default has to be given.
 
 This page is made from the schema by `python docs/generate.py`.
 """

@@ -14,8 +14,8 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.inputs.geojson import geometries, rings_of  # noqa: E402
 from pipeline.elements import digest  # noqa: E402
+from pipeline.inputs.geojson import geometries, rings_of  # noqa: E402
 from transforms.centred import centred_start  # noqa: E402
 from transforms.crops import crop_start  # noqa: E402
 from transforms.grid import Box, Edge, Grid, source_index  # noqa: E402

@@ -276,7 +276,7 @@ def test_bad_images_and_bad_tiles_are_rejected_with_a_reason_and_everything_else
 ):
     root, arrays, array = bad_images
     outcome = run(configure(root, tmp_path / "out", max_rejected=0.9))
-    rows = [json.loads(line) for line in open(f"{outcome.folder}/rejected.jsonl")]
+    rows = [json.loads(line) for line in pathlib.Path(outcome.folder, "rejected.jsonl").read_text().splitlines()]
     rows = {row["image_id"]: row for row in rows}
     where = lambda row: (
         row["stage"],

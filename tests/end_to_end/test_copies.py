@@ -2,6 +2,7 @@
 
 import collections
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -197,6 +198,7 @@ def test_a_bad_block_costs_the_copies_of_its_patches(images, tmp_path):
         assert accounts.planned == accounts.written + accounts.rejected
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorFlow Datasets
 def test_tfds_reads_copies(images, tmp_path):
     import tensorflow_datasets as tfds
 
@@ -247,7 +249,7 @@ def test_every_slide_is_normalised_to_the_stains_of_the_reference(tmp_path):
     outcome = run(root, tmp_path / "out", patch=stained, augment=augment, splits={"train": 1}, max_rejected=1)
     run(root, tmp_path / "plain", patch=stained | {"stain": None}, augment=augment, splits={"train": 1})
     plain = {r["key"]: r for r in pipeline.load(str(tmp_path / "plain"), "train").as_numpy_iterator()}
-    rejected = [json.loads(line) for line in open(f"{outcome.folder}/rejected.jsonl", encoding="utf-8")]
+    rejected = [json.loads(line) for line in pathlib.Path(outcome.folder, "rejected.jsonl").read_text().splitlines()]
     assert {(row["image_id"], row["reason"]) for row in rejected} == {("white.tif", "no_stain")}
 
     means = collections.defaultdict(list)

@@ -1,4 +1,4 @@
-"""What is published works: sdist and wheel are built, installed into an empty environment, and build a dataset there."""
+"""The distribution works: the wheel, installed into an empty environment, builds a dataset there."""
 
 import os
 import shutil

@@ -11,7 +11,8 @@ ROOMS = {
     "pipeline.__main__": "cli",
     "pipeline.cli": "pipeline build dataset versions planning readers inputs config elements storage runners parallel"
     " tensorflow_import errors transforms",
-    "pipeline.build": "dataset versions shards planning inputs config elements storage runners tensorflow_import errors",
+    "pipeline.build": "dataset versions shards planning inputs config elements storage runners tensorflow_import"
+    " errors",
     "pipeline": "dataset",
     "pipeline.dataset": "versions planning config elements storage parallel tensorflow_import errors transforms",
     "pipeline.versions": "shards planning config elements storage runners child_processes errors transforms",

@@ -1,17 +1,17 @@
 """The small picture of an image does not depend on how it was cut; near copies have near fingerprints."""
 
 import io
-import pathlib
 
 import numpy as np
 import pytest
+from helpers import SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from transforms.perceptual_hash import CELLS, cell_shares, difference_hash, luma_or_mean, pairs_within
 
-PHOTOS = sorted(pathlib.Path(__file__).parent.parent.glob("samples/photos/*.*g"))
+PHOTOS = sorted((SAMPLES / "photos").glob("*.*g"))
 
 
 def picture(pixels, patches):

@@ -3,15 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import REPO
 from pydantic import BaseModel
 
 from pipeline.config import Config, Constant, Regex, load_config
 from pipeline.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
 CREDENTIALS = "credentials come from the environment, the files of the cloud's tools or the machine, never from here"
 MINIMAL = "input: {images: a.png}\noutput: {path: out}\n"
 
@@ -192,7 +191,7 @@ def test_channels_have_to_be_what_the_conversion_makes(make_config, keys, messag
         make_config(input=keys)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((REPO / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_that_is_shipped_loads(path):
     load_config(str(path))
 

@@ -1,7 +1,7 @@
 """Files with mutations, of every format: no build crashes or hangs, and every image and every patch is accounted for.
 
-.venv/bin/python -m pytest tests/test_fuzz.py            a few of each format
-.venv/bin/python -m pytest -m heavy tests/test_fuzz.py   2,000 in all; FUZZ=20000 in the environment for more
+.venv/bin/python -m pytest tests/pipeline/readers/test_fuzz.py            a few of each format
+.venv/bin/python -m pytest -m heavy tests/pipeline/readers/test_fuzz.py   2,000 in all; more with FUZZ=20000 before it
 """
 
 import collections
