@@ -64,6 +64,7 @@ case "${1:-}" in
         "$venv/bin/ruff" check .
         "$venv/bin/ruff" format --check .
         "$venv/bin/mypy"
+        "$venv/bin/mypy" --config-file tests/mypy.ini tests
         # A test file to each process: most of the time goes into single programs that start, and import TensorFlow.
         "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "${@:2}"
         ;;

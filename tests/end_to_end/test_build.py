@@ -287,7 +287,7 @@ def test_bad_images_and_bad_tiles_are_rejected_with_a_reason_and_everything_else
         row["width"],
         row["patches"],
     )
-    assert {image_id: where(row) for image_id, row in rows.items()} == {
+    assert {image_id: where(row) for image_id, row in rows.items()} == {  # type: ignore[attr-defined]
         "empty.jpg": ("inspect", "empty_file", -1, -1, -1, -1, 0),
         "page.jpg": ("inspect", "unknown_format", -1, -1, -1, -1, 0),
         "cmyk.jpg": ("inspect", "format_mismatch", -1, -1, -1, -1, 0),

@@ -275,15 +275,15 @@ class Flink(http.server.BaseHTTPRequestHandler):
     """As much of the REST interface of Flink as is asked: at first not ready, and cancelling takes a moment."""
 
     def do_GET(self):
-        self.server.asked += 1
-        if self.server.asked == 1:
+        self.server.asked += 1  # type: ignore[attr-defined]
+        if self.server.asked == 1:  # type: ignore[attr-defined]
             return self.send_error(503)
-        for job in self.server.jobs:
+        for job in self.server.jobs:  # type: ignore[attr-defined]
             job["state"] = {"CANCELLING": "CANCELED"}.get(job["state"], job["state"])
-        self._answer({"jobs": self.server.jobs})
+        self._answer({"jobs": self.server.jobs})  # type: ignore[attr-defined]
 
     def do_PATCH(self):
-        (job,) = (each for each in self.server.jobs if self.path == f"/jobs/{each['jid']}?mode=cancel")
+        (job,) = (each for each in self.server.jobs if self.path == f"/jobs/{each['jid']}?mode=cancel")  # type: ignore[attr-defined]
         job["state"] = "CANCELLING"
         self._answer({})
 
@@ -299,8 +299,8 @@ class Flink(http.server.BaseHTTPRequestHandler):
 def test_before_an_attempt_what_an_earlier_one_left_is_cancelled_and_nothing_else():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flink) as server:
         own, other = "patchbeam-build", "patchbeam-other"
-        server.asked = 0
-        server.jobs = [
+        server.asked = 0  # type: ignore[attr-defined]
+        server.jobs = [  # type: ignore[attr-defined]
             {"jid": "a", "name": own, "state": "RUNNING"},
             {"jid": "b", "name": other, "state": "RUNNING"},
             {"jid": "c", "name": own, "state": "FINISHED"},
@@ -312,4 +312,4 @@ def test_before_an_attempt_what_an_earlier_one_left_is_cancelled_and_nothing_els
         command = [sys.executable, "-c", script, f"http://127.0.0.1:{server.server_port}", own]
         subprocess.run(command, check=True, timeout=60, env=environment)
         server.shutdown()
-    assert [job["state"] for job in server.jobs] == ["CANCELED", "RUNNING", "FINISHED", "CANCELED"]
+    assert [job["state"] for job in server.jobs] == ["CANCELED", "RUNNING", "FINISHED", "CANCELED"]  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def test_what_is_kept_is_what_numpy_finds_in_the_unfiltered_dataset(images, tmp_
             (
                 name
                 for name in ("tissue", "sharpness", "nodata")
-                if not bounds[name].get("min", -np.inf) <= row[name] <= bounds[name].get("max", np.inf)
+                if not bounds[name].get("min", -np.inf) <= row[name] <= bounds[name].get("max", np.inf)  # type: ignore[attr-defined]
             ),
             None,
         )

@@ -82,7 +82,7 @@ def of_dag(name):
     """The value of a keyword or a constant in the DAG, which only Airflow can import."""
     tree = ast.parse(DAG.read_text())
     values = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == name]
-    values += [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == name]
+    values += [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == name]  # type: ignore[attr-defined]
     (value,) = values
     return ast.literal_eval(value)
 

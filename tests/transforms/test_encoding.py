@@ -111,11 +111,11 @@ def test_jpeg_has_the_quality_asked_for_and_half_the_colour_resolution():
     for quality in (50, 95):
         image = Image.open(io.BytesIO(encode_patch(gradient(3), "jpeg", quality)))
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (56, 40))
-        assert [component[1:3] for component in image.layer] == [(2, 2), (1, 1), (1, 1)]
-        tables[quality] = image.quantization
+        assert [component[1:3] for component in image.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
+        tables[quality] = image.quantization  # type: ignore[attr-defined]
         reference = io.BytesIO()
         Image.fromarray(gradient(3)).save(reference, "JPEG", quality=quality)
-        assert image.quantization == Image.open(reference).quantization
+        assert image.quantization == Image.open(reference).quantization  # type: ignore[attr-defined]
 
     assert tables[50] != tables[95]
 

@@ -202,7 +202,7 @@ def test_zeros_around_the_image_are_the_same_patches_of_tensorflow(shape):
     size = (4, 5)
     missing = [-length % side for length, side in zip(shape, size)]
     grid = Grid.of(shape, size, size, "pad", origin=tuple(-(n // 2) for n in missing))
-    image = positions(*shape, 3, "float32")
+    image = positions(*shape, 3, "float32")  # type: ignore[call-arg]
     expected = tf.image.extract_patches(image[None], [1, *size, 1], [1, *size, 1], [1, 1, 1, 1], "SAME").numpy()
     patches = cut(cached_cutter(size, 3, "float32"), image, plan_window(grid, all_cells(grid), "constant"))
 

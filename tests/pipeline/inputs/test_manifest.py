@@ -40,7 +40,7 @@ def folder(tmp_path):
     for row in ROWS:
         path = tmp_path / row["uri"]
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(row["uri"].encode())
+        path.write_bytes(row["uri"].encode())  # type: ignore[attr-defined]
         os.utime(path, ns=(0, 5))
     return tmp_path
 

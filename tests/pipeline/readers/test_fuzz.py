@@ -157,7 +157,7 @@ def check(folder, count, seed):
     for row in rows:
         lost[row["image_id"]] += row["patches"]
     assert all(image["rejected"] == lost[image["image_id"]] for image in images)
-    assert {row["reason"] for row in rows} <= set(Reason.__args__) - {"io_error", "changed", "missing_extra"}
+    assert {row["reason"] for row in rows} <= set(Reason.__args__) - {"io_error", "changed", "missing_extra"}  # type: ignore[attr-defined]
     good = [image for image in images if image["image_id"].startswith("good.")]
     assert {image["written"] for image in good} == {-(-HEIGHT // 32) * -(-WIDTH // 32)}
     assert all(image["reason"] or image["planned"] for image in images)

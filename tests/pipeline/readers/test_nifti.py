@@ -13,7 +13,7 @@ def test_slices_of_a_volume_are_nibabels(tmp_path, suffix, dtype):
     image = nibabel.Nifti1Image(volume, np.diag([0.25, 0.5, 3, 1]))
     image.header.set_xyzt_units("mm")
     nibabel.save(image, tmp_path / f"a.{suffix}")
-    loaded = np.asanyarray(nibabel.load(tmp_path / f"a.{suffix}").dataobj)
+    loaded = np.asanyarray(nibabel.load(tmp_path / f"a.{suffix}").dataobj)  # type: ignore[attr-defined]
     for page in range(6):
         expected = loaded[:, :, page % 3, page // 3].T[..., None]
         expected = expected.astype(expected.dtype.newbyteorder("="))
@@ -28,8 +28,8 @@ def test_a_scale_of_a_volume_is_applied(tmp_path):
     image.header.set_slope_inter(0.5, -3)
     (tmp_path / "a.nii").write_bytes(image.to_bytes())
     loaded = nibabel.load(tmp_path / "a.nii")
-    slope, inter = loaded.dataobj.slope, loaded.dataobj.inter
-    expected = (loaded.dataobj.get_unscaled() * slope + inter).astype(np.float32)
+    slope, inter = loaded.dataobj.slope, loaded.dataobj.inter  # type: ignore[attr-defined]
+    expected = (loaded.dataobj.get_unscaled() * slope + inter).astype(np.float32)  # type: ignore[attr-defined]
     assert_reads(tmp_path / "a.nii", expected.T[..., None], (1, 50))
 
 

@@ -125,7 +125,7 @@ def make(tmp_path, no_graphs):
         outcome = build(Config.model_validate(values), parse_options(["--direct_num_workers=1"]))
         return open_dataset(outcome.folder), outcome.manifest
 
-    run.folder = folder
+    run.folder = folder  # type: ignore[attr-defined]
     return run
 
 

@@ -245,4 +245,4 @@ def test_the_resolution_of_a_slide_and_the_pyramid_of_a_file_are_in_the_layout(t
 def test_the_reasons_are_a_list_that_is_documented():
     text = (REPO / "docs/output_format.md").read_text().partition("| reason | meaning")[2]
     named = re.findall(r"^\| (\w+) \|", text, re.MULTILINE)
-    assert sorted(named) == sorted(Reason.__args__)
+    assert sorted(named) == sorted(Reason.__args__)  # type: ignore[attr-defined]

@@ -120,6 +120,7 @@ def test_the_means_are_those_of_gdal(tmp_path):
     with rasterio.open(tmp_path / "a.tif") as theirs:
         average = theirs.read(out_shape=(3, 120, 160), resampling=rasterio.warp.Resampling.average)
     ours = reader.read(Box(0, 0, 120, 160)).astype(int)
+    reader.close()
     assert np.abs(ours - average.transpose(1, 2, 0)).max() <= 1  # they round halves up
 
 
@@ -167,7 +168,7 @@ def make(tmp_path, no_graphs):
         outcome = build(Config.model_validate(values), parse_options(["--direct_num_workers=1"]))
         return open_dataset(outcome.folder)
 
-    run.folder = tmp_path
+    run.folder = tmp_path  # type: ignore[attr-defined]
     return run
 
 

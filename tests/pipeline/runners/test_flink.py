@@ -28,8 +28,8 @@ OVERVIEW = {"flink-version": "1.19.3", "taskmanagers": 3, "slots-total": 6, "slo
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self):
-        self.server.asked.append((self.command, self.path))
-        status, value = self.server.answers(self.command, self.path)
+        self.server.asked.append((self.command, self.path))  # type: ignore[attr-defined]
+        status, value = self.server.answers(self.command, self.path)  # type: ignore[attr-defined]
         self.send_response(status)
         self.end_headers()
         self.wfile.write(value if isinstance(value, bytes) else json.dumps(value).encode())
@@ -44,8 +44,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def server():
     """A server on 127.0.0.1 whose ``answers(method, path) -> (status, value)`` the test sets."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
-        running.asked, running.answers = [], lambda method, path: (200, OVERVIEW)
-        running.master = f"127.0.0.1:{running.server_port}"
+        running.asked, running.answers = [], lambda method, path: (200, OVERVIEW)  # type: ignore[attr-defined]
+        running.master = f"127.0.0.1:{running.server_port}"  # type: ignore[attr-defined]
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
         running.shutdown()

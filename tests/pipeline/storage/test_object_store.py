@@ -136,7 +136,7 @@ def test_a_block_that_raises_writes_nothing(root):
 def test_a_listing_goes_on_after_its_first_page(root, scheme, monkeypatch):
     for number in range(7):
         storage.write_bytes(f"{root}/{number}", b"")
-    client = store_of(root)._client
+    client = store_of(root)._client  # type: ignore[attr-defined]
     if scheme == "s3":
         page = client.list_objects_v2
         monkeypatch.setattr(client, "list_objects_v2", lambda **given: page(**given, MaxKeys=3))
@@ -232,7 +232,7 @@ def test_reading_anywhere_gives_what_is_there(root, proxy):
         for _ in range(200):
             offset, size = int(rng.integers(0, 1_600_000)), int(rng.choice([1, 100, 70_000, 300_000]))
             if rng.random() < 0.2:
-                file.prefetch([(offset, size), (max(0, offset - 5000), 3000)])
+                file.prefetch([(offset, size), (max(0, offset - 5000), 3000)])  # type: ignore[attr-defined]
             if rng.random() < 0.7:
                 file.seek(offset), local.seek(offset)
             assert file.read(size) == local.read(size)
