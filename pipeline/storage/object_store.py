@@ -123,20 +123,19 @@ def retry(request: Callable[[], _Result]) -> _Result:
 
 
 def objects_below(prefix: str) -> Iterator[Object]:
-    """Yields all objects whose URIs begin with ``prefix``, in the order of their names."""
-    store, token = store_of(prefix), None
-    while True:
-        found, token = retry(functools.partial(store.page, prefix, token))
-        yield from found
-        if token is None:
-            return
+    """Yields every object whose URI begins with the prefix, in the order of the names."""
+    return _all_pages(store_of(prefix).page, prefix)
 
 
 def folders_below(prefix: str) -> Iterator[str]:
     """Yields the names of the folders right below a prefix that ends with a slash."""
-    store, token = store_of(prefix), None
+    return _all_pages(store_of(prefix).folders, prefix)
+
+
+def _all_pages(page: Callable[[str, str | None], tuple[list[_Result], str | None]], prefix: str) -> Iterator[_Result]:
+    token = None
     while True:
-        found, token = retry(functools.partial(store.folders, prefix, token))
+        found, token = retry(functools.partial(page, prefix, token))
         yield from found
         if token is None:
             return
