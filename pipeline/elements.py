@@ -9,6 +9,7 @@ import hashlib
 import json
 from typing import Any, NamedTuple
 
+from pipeline.errors import Unreadable as Unreadable  # where plug-ins found it before there was pipeline.errors
 from transforms.grid import Box
 
 # The version of the format that a build writes. It enters every plan digest: code that would write other bytes for the

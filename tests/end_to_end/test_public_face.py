@@ -28,6 +28,17 @@ def test_the_members_are_these_and_each_is_there():
         patchbeam.nothing  # noqa: B018
 
 
+def test_the_names_of_before_are_there():
+    """What examples of older documents import."""
+    import pipeline
+    from pipeline.elements import Unreadable
+    from pipeline.readers import ImageFile, Layout, check_single
+
+    assert (pipeline.load, Unreadable, ImageFile, Layout, check_single) == (
+        patchbeam.load, patchbeam.Unreadable, patchbeam.ImageFile, patchbeam.Layout, patchbeam.check_single,
+    )  # fmt: skip
+
+
 def python(*arguments, folder, **environment):
     """A program that finds patchbeam on its path, started in a folder."""
     environment = {**os.environ, "PYTHONPATH": str(REPO), **environment}
